@@ -1,0 +1,12 @@
+//go:build unix && !linux
+
+package table
+
+import "syscall"
+
+// mapMemory maps bytes of zeroed memory that costs nothing until it is touched.
+func mapMemory(bytes int) ([]byte, error) {
+	return syscall.Mmap(-1, 0, bytes, syscall.PROT_READ|syscall.PROT_WRITE, syscall.MAP_ANON|syscall.MAP_PRIVATE)
+}
+
+func unmapMemory(mem []byte) error { return syscall.Munmap(mem) }
