@@ -1,0 +1,29 @@
+package replication
+
+import "math/bits"
+
+// PeerUp says that a new channel to a peer of the view takes messages, and that nothing of an earlier one can still arrive. Updates in
+// flight that the peer has not acknowledged are sent again before anything else, then the MARK from which clocks count.
+func (l *Lane) PeerUp(peer Member) {
+	b := bit(peer.Number)
+	if l.peers&b == 0 || l.members[peer.Number] != peer {
+		return
+	}
+	l.open |= b
+	l.unmarked |= b
+	for _, op := range l.flight.slots {
+		if op != nil && op.acked&b == 0 {
+			l.inv(op)
+			l.send(peer.Number)
+		}
+	}
+	l.out = Message{Kind: MARK}
+	l.send(peer.Number)
+}
+
+// PeerDown says that the channel is gone: what was sent on it and not acknowledged may be lost.
+func (l *Lane) PeerDown(peer Member) {
+	l.open &^= bit(peer.Number)
+}
+
+func lowest(set uint64) uint8 { return uint8(bits.TrailingZeros64(set)) }

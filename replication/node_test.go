@@ -1,0 +1,258 @@
+package replication
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/rs/zerolog"
+
+	"hermesd/table"
+)
+
+// startNodes starts a group of n replicas in this process, over real sockets, and waits until all serve.
+func startNodes(t testing.TB, n int, memoryBytes uint64) []*Node {
+	t.Helper()
+	group := map[uint8]string{}
+	listeners := make([]net.Listener, n)
+	for i := range listeners {
+		ln, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		listeners[i] = ln
+		group[uint8(i+1)] = ln.Addr().String()
+	}
+	nodes := make([]*Node, n)
+	for i := range nodes {
+		nodes[i] = startNode(t, uint8(i+1), group, listeners[i], memoryBytes)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	for _, node := range nodes {
+		if err := node.WaitReady(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return nodes
+}
+
+func startNode(t testing.TB, self uint8, group map[uint8]string, ln net.Listener, memoryBytes uint64) *Node {
+	t.Helper()
+	tab, err := table.New(table.Config{MemoryBytes: memoryBytes, ItemSizeMax: 1 << 20})
+	if err != nil {
+		t.Fatal(err)
+	}
+	node, err := New(Config{Self: self, Group: group, Listener: ln, Table: tab, ItemSizeMax: 1 << 20, Logger: zerolog.Nop()})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		node.Close()
+		tab.Close()
+	})
+	return node
+}
+
+// caller runs operations one at a time.
+type caller struct {
+	node *Node
+	done chan *Op
+}
+
+func newCaller(n *Node) *caller { return &caller{node: n, done: make(chan *Op, 1)} }
+
+func (c *caller) Done(op *Op) Flusher {
+	c.done <- op
+	return nil
+}
+
+// do runs an operation to its end and returns its result; the value is the caller's.
+func (c *caller) do(kind OpKind, key, value string, set ...func(*Op)) Result {
+	op := c.node.NewOp()
+	op.Kind, op.Client, op.Now = kind, c, uint32(time.Now().Unix())
+	if kind != OpFlush {
+		op.Key, op.Value, op.Hash = []byte(key), []byte(value), table.Hash([]byte(key))
+	}
+	for _, f := range set {
+		f(op)
+	}
+	done := false
+	if kind == OpFlush {
+		done = c.node.FlushAll(op)
+	} else {
+		done = c.node.Submit(op)
+	}
+	c.node.Flush()
+	if !done {
+		op = <-c.done
+	}
+	r := op.Result
+	r.Value = append([]byte(nil), r.Value...)
+	c.node.FreeOp(op)
+	return r
+}
+
+func (c *caller) want(t *testing.T, status Status, value string, kind OpKind, key, arg string, set ...func(*Op)) Result {
+	t.Helper()
+	r := c.do(kind, key, arg, set...)
+	if r.Status != status || string(r.Value) != value {
+		t.Fatalf("operation %d on %q: status %d value %.40q (%s), want %d %.40q", kind, key, r.Status, r.Value, r.Err, status, value)
+	}
+	return r
+}
+
+// read is a get without the lock, as the server does it.
+func read(n *Node, key string) (string, ReadStatus) {
+	var it table.Item
+	hash := table.Hash([]byte(key))
+	for {
+		ticket, status := n.View(hash, []byte(key), uint32(time.Now().Unix()), &it)
+		if status != ReadHit {
+			return "", status
+		}
+		value := n.AppendValue(nil, hash, &it)
+		if n.Confirm(ticket) {
+			return string(value), ReadHit
+		}
+	}
+}
+
+func TestEveryOperationThroughEveryReplica(t *testing.T) {
+	for _, size := range []int{1, 2, 3} {
+		t.Run(strconv.Itoa(size), func(t *testing.T) {
+			nodes := startNodes(t, size, 64<<20)
+			for i, node := range nodes {
+				a, b := newCaller(node), newCaller(nodes[(i+1)%size])
+				k := func(s string) string { return fmt.Sprintf("%s%d", s, i) }
+				delta := func(d uint64) func(*Op) { return func(op *Op) { op.Delta = d } }
+
+				a.want(t, Stored, "", OpSet, k("k"), "v1")
+				b.want(t, Hit, "v1", OpGet, k("k"), "")
+				b.want(t, NotStored, "", OpAdd, k("k"), "v2")
+				b.want(t, Stored, "", OpReplace, k("k"), "v3")
+				a.want(t, Stored, "", OpAppend, k("k"), "-end")
+				a.want(t, Stored, "", OpPrepend, k("k"), "begin-")
+				cas := b.want(t, Hit, "begin-v3-end", OpGet, k("k"), "").CAS
+				a.want(t, Exists, "", OpCAS, k("k"), "no", func(op *Op) { op.CAS = cas + 1 })
+				a.want(t, Stored, "", OpCAS, k("k"), "10", func(op *Op) { op.CAS = cas })
+				b.want(t, Exists, "", OpCAS, k("k"), "no", func(op *Op) { op.CAS = cas })
+				if r := b.want(t, Number, "", OpIncr, k("k"), "", delta(5)); r.Number != 15 {
+					t.Fatalf("incr: %d", r.Number)
+				}
+				if r := a.want(t, Number, "", OpDecr, k("k"), "", delta(100)); r.Number != 0 {
+					t.Fatalf("decr: %d", r.Number)
+				}
+				b.want(t, Hit, "0 ", OpGet, k("k"), "")
+				a.want(t, Touched, "", OpTouch, k("k"), "", func(op *Op) { op.Exptime = op.Now + 100 })
+				b.want(t, Hit, "0 ", OpGat, k("k"), "", func(op *Op) { op.Exptime = op.Now + 200 })
+				b.want(t, Deleted, "", OpDelete, k("k"), "")
+				a.want(t, NotFound, "", OpDelete, k("k"), "")
+				a.want(t, Miss, "", OpGet, k("k"), "")
+				a.want(t, NotStored, "", OpReplace, k("k"), "x")
+				a.want(t, NotFound, "", OpIncr, k("k"), "", delta(1))
+				a.want(t, Stored, "", OpAdd, k("k"), "again")
+				b.want(t, NotStored, "", OpAdd, k("k"), "twice")
+				b.want(t, NonNumeric, "", OpIncr, k("k"), "", delta(1))
+				a.want(t, Stored, "", OpSet, k("gone"), "x", func(op *Op) { op.Exptime = 1 })
+				b.want(t, Miss, "", OpGet, k("gone"), "")
+				b.want(t, Stored, "", OpAdd, k("gone"), "back")
+				a.want(t, Flushed, "", OpFlush, "", "")
+				b.want(t, Miss, "", OpGet, k("k"), "")
+				b.want(t, Stored, "", OpAdd, k("k"), "after")
+				a.want(t, Hit, "after", OpGet, k("k"), "")
+				if v, st := read(nodes[(i+1)%size], k("k")); v != "after" || st != ReadHit {
+					t.Fatalf("read without the lock: %q, %d", v, st)
+				}
+			}
+		})
+	}
+}
+
+// TestIncrIsExact runs incr and add from all replicas at once on few keys.
+func TestIncrIsExact(t *testing.T) {
+	const replicas, callers, rounds = 3, 4, 200
+	nodes := startNodes(t, replicas, 64<<20)
+	newCaller(nodes[0]).want(t, Stored, "", OpSet, "n", "0")
+	var wg sync.WaitGroup
+	var mu sync.Mutex
+	seen, added := map[uint64]bool{}, map[string]int{}
+	for _, node := range nodes {
+		for range callers {
+			wg.Add(1)
+			go func() {
+				defer wg.Done()
+				c := newCaller(node)
+				for i := range rounds {
+					n := c.do(OpIncr, "n", "", func(op *Op) { op.Delta = 1 })
+					lock := "lock" + strconv.Itoa(i)
+					a := c.do(OpAdd, lock, "mine")
+					mu.Lock()
+					if n.Status != Number || seen[n.Number] {
+						t.Errorf("incr answered %d twice (status %d %s)", n.Number, n.Status, n.Err)
+					}
+					seen[n.Number] = true
+					if a.Status == Stored {
+						added[lock]++
+					} else if a.Status != NotStored {
+						t.Errorf("add: %d %s", a.Status, a.Err)
+					}
+					mu.Unlock()
+				}
+			}()
+		}
+	}
+	wg.Wait()
+	want := strconv.Itoa(replicas * callers * rounds)
+	for _, node := range nodes {
+		newCaller(node).want(t, Hit, want, OpGet, "n", "")
+	}
+	for i := range rounds {
+		if lock := "lock" + strconv.Itoa(i); added[lock] != 1 {
+			t.Errorf("%s was added %d times", lock, added[lock])
+		}
+	}
+}
+
+// TestFullGroupEvictsAsOne fills a group far beyond its memory from all replicas at once: every set is answered, and afterwards every
+// replica hits and misses the same keys.
+func TestFullGroupEvictsAsOne(t *testing.T) {
+	const replicas, keys = 3, 3000
+	nodes := startNodes(t, replicas, 64<<20)
+	value := string(make([]byte, 40_000))
+	var wg sync.WaitGroup
+	for r, node := range nodes {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			c := newCaller(node)
+			for i := r; i < keys; i += replicas {
+				if got := c.do(OpSet, "key"+strconv.Itoa(i), value); got.Status != Stored {
+					t.Errorf("set %d: status %d %s", i, got.Status, got.Err)
+					return
+				}
+			}
+		}()
+	}
+	wg.Wait()
+	hits := 0
+	for i := range keys {
+		key := "key" + strconv.Itoa(i)
+		first := newCaller(nodes[0]).do(OpGet, key, "").Status
+		if first == Hit {
+			hits++
+		}
+		for _, node := range nodes[1:] {
+			if got := newCaller(node).do(OpGet, key, "").Status; got != first {
+				t.Errorf("%s: status %d at replica 1, %d at another", key, first, got)
+			}
+		}
+	}
+	if hits == 0 || hits == keys {
+		t.Errorf("%d of %d keys are left: the memory was to be too small, and used", hits, keys)
+	}
+}

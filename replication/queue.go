@@ -1,0 +1,302 @@
+package replication
+
+import (
+	"bytes"
+
+	"hermesd/table"
+)
+
+// queues are the first-in-first-out queues of operations that wait for a key. A queue exists while an operation waits in it or the key
+// is held for a member that lost. They are kept in a list too, in order of creation, so that
+// walking them is the same in every run.
+type queues struct {
+	byHash      map[uint64]*keyQueue // chained where hashes are equal
+	first, last *keyQueue
+	free        *keyQueue
+	waiting     int // operations in queues
+}
+
+type keyQueue struct {
+	hash       uint64
+	key        []byte
+	head, tail *Op
+	since      uint64 // tick at which the head began to wait, or its key's finisher was last asked
+	clock      bool   // the head waits for the lane's clocks
+	room       bool   // the head waits for room
+	yield      uint64 // members whose read-modify-writes lost here: own updates wait for theirs
+	yieldUntil uint64 // tick
+	chain      *keyQueue
+	prev, next *keyQueue
+}
+
+func (qs *queues) any() bool { return qs.first != nil }
+
+func (qs *queues) find(hash uint64, key []byte) *keyQueue {
+	if qs.first == nil {
+		return nil
+	}
+	for q := qs.byHash[hash]; q != nil; q = q.chain {
+		if bytes.Equal(q.key, key) {
+			return q
+		}
+	}
+	return nil
+}
+
+// get returns the key's queue, made if need be.
+func (qs *queues) get(hash uint64, key []byte) *keyQueue {
+	if q := qs.find(hash, key); q != nil {
+		return q
+	}
+	q := qs.free
+	if q != nil {
+		qs.free = q.next
+	} else {
+		q = new(keyQueue)
+	}
+	*q = keyQueue{hash: hash, key: append(q.key[:0], key...), chain: qs.byHash[hash], prev: qs.last}
+	qs.byHash[hash] = q
+	if qs.last != nil {
+		qs.last.next = q
+	} else {
+		qs.first = q
+	}
+	qs.last = q
+	return q
+}
+
+// release takes an empty queue out.
+func (qs *queues) release(q *keyQueue) {
+	if q.prev != nil {
+		q.prev.next = q.next
+	} else {
+		qs.first = q.next
+	}
+	if q.next != nil {
+		q.next.prev = q.prev
+	} else {
+		qs.last = q.prev
+	}
+	if c := qs.byHash[q.hash]; c != q {
+		for c.chain != q {
+			c = c.chain
+		}
+		c.chain = q.chain
+	} else if q.chain != nil {
+		qs.byHash[q.hash] = q.chain
+	} else {
+		delete(qs.byHash, q.hash)
+	}
+	q.chain, q.prev = nil, nil
+	q.next = qs.free
+	qs.free = q
+}
+
+func (q *keyQueue) push(op *Op) {
+	op.next = nil
+	if q.tail == nil {
+		q.head = op
+	} else {
+		q.tail.next = op
+	}
+	q.tail = op
+}
+
+func (q *keyQueue) pushFront(op *Op) {
+	op.next = q.head
+	q.head = op
+	if q.tail == nil {
+		q.tail = op
+	}
+}
+
+func (q *keyQueue) pop() *Op {
+	op := q.head
+	q.head = op.next
+	if q.head == nil {
+		q.tail = nil
+	}
+	op.next = nil
+	return op
+}
+
+// blocks reports whether a newly submitted op has to wait in the queue whatever the state of the key.
+func (q *keyQueue) blocks(op *Op) bool {
+	return q.head != nil || q.yield != 0 && op.Kind != OpGet
+}
+
+// yieldTo holds back the own updates of the key until the member's has come through, or the tick has.
+func (q *keyQueue) yieldTo(member uint8, until uint64) {
+	q.yield |= bit(member)
+	q.yieldUntil = until
+}
+
+// enqueue makes op wait for its key: at the front if it has waited before.
+func (l *Lane) enqueue(op *Op, front bool) *keyQueue {
+	if op.phase == idle {
+		op.own()
+	}
+	op.phase = queued
+	q := l.queues.get(op.Hash, op.Key)
+	if q.head == nil {
+		q.since = l.tick
+	}
+	if front {
+		q.pushFront(op)
+	} else {
+		q.push(op)
+	}
+	l.queues.waiting++
+	return q
+}
+
+// drain runs what waits for a key, in order, until something has to wait again.
+func (l *Lane) drain(q *keyQueue) {
+	q.clock, q.room = false, false
+	for q.head != nil && (q.yield == 0 || q.head.Kind == OpGet) {
+		op := q.pop()
+		l.queues.waiting--
+		switch l.attempt(op) {
+		case blocked:
+			q.pushFront(op)
+			l.queues.waiting++
+			return
+		case finished:
+			l.finish(op)
+		}
+		q.since = l.tick
+	}
+	if q.head == nil && q.yield == 0 {
+		l.queues.release(q)
+	}
+}
+
+// drainAll runs what waits for any key of the lane.
+func (l *Lane) drainAll(which func(*keyQueue) bool) {
+	for q := l.queues.first; q != nil; {
+		next := q.next
+		if which(q) {
+			l.drain(q)
+		}
+		q = next
+	}
+}
+
+func every(*keyQueue) bool           { return true }
+func waitsForClock(q *keyQueue) bool { return q.clock }
+func waitsForRoom(q *keyQueue) bool  { return q.room }
+
+// AdmitAgain says that Env.Admit may grant now what it has refused.
+func (l *Lane) AdmitAgain() { l.drainAll(waitsForRoom) }
+
+// WaitsForRoom reports whether an operation waits for Env.Admit.
+func (l *Lane) WaitsForRoom() bool {
+	for q := l.queues.first; q != nil; q = q.next {
+		if q.room {
+			return true
+		}
+	}
+	return false
+}
+
+// Tick tells the lane that a tick of time has passed: old waits are probed, given up, and let go.
+func (l *Lane) Tick() {
+	l.tick++
+	for q := l.queues.first; q != nil; {
+		next := q.next
+		l.tickQueue(q)
+		q = next
+	}
+	if l.timing.Timeout != 0 && l.flight.count != 0 {
+		for _, op := range l.flight.slots {
+			if op != nil && op.phase == inFlight && l.late(op) && op.Client != nil {
+				l.answerLate(op)
+			}
+		}
+	}
+	if (len(l.tombs.pending) != 0 || l.clockWaiters()) && l.tick-l.lastAsked >= l.timing.Clock {
+		l.askClocks()
+	}
+}
+
+func (l *Lane) late(op *Op) bool {
+	return l.timing.Timeout != 0 && l.tick-op.started > l.timing.Timeout
+}
+
+func (l *Lane) tickQueue(q *keyQueue) {
+	if l.timing.Timeout != 0 {
+		l.expireWaits(q)
+	}
+	if q.yield != 0 && l.tick >= q.yieldUntil {
+		q.yield = 0
+		l.drain(q)
+		return
+	}
+	if q.head == nil {
+		if q.yield == 0 {
+			l.queues.release(q)
+		}
+		return
+	}
+	if l.tick-q.since >= l.timing.Probe {
+		q.since = l.tick
+		l.probe(q)
+	}
+}
+
+// timedOut is what a client is told that has waited for longer than Timing.Timeout.
+const timedOut = "timed out waiting for the other replicas"
+
+// expireWaits answers the operations that have waited too long. None of them has happened or will.
+func (l *Lane) expireWaits(q *keyQueue) {
+	var prev *Op
+	for op := q.head; op != nil; {
+		next := op.next
+		if !l.late(op) {
+			prev, op = op, next
+			continue
+		}
+		if prev == nil {
+			q.head = next
+		} else {
+			prev.next = next
+		}
+		if next == nil {
+			q.tail = prev
+		}
+		op.next = nil
+		l.queues.waiting--
+		op.Result = Result{Status: Unavailable, Err: timedOut, Value: op.Result.Value}
+		if q.room {
+			op.Result.Status = OutOfMemory
+		}
+		l.finish(op)
+		op = next
+	}
+}
+
+// answerLate tells the client of an update in flight that its outcome is unknown. The update goes on: it may have been
+// seen.
+func (l *Lane) answerLate(op *Op) {
+	rec := new(Op)
+	*rec = *op
+	rec.Client, rec.phase = nil, answered
+	rec.Result.Value = nil
+	l.flight.replace(op, rec)
+	op.owned, op.built = nil, nil
+	op.Result = Result{Status: Unavailable, Err: timedOut, Value: op.Result.Value}
+	l.finish(op)
+}
+
+// probe asks the finisher of the update that the queue's key waits for what became of it.
+func (l *Lane) probe(q *keyQueue) {
+	var it table.Item
+	if l.find(q.hash, q.key, &it) != keyInvalid || it.Finisher == l.self {
+		return
+	}
+	l.out = Message{Kind: PROBE, TS: it.TS, Key: q.key, Bits: stateBits(it.State) & BitTombstone}
+	if it.TS == l.floor.ts {
+		l.out.Bits, l.out.Key = BitFlush, nil
+	}
+	l.send(it.Finisher)
+}

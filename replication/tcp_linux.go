@@ -1,0 +1,25 @@
+package replication
+
+import (
+	"net"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// setUserTimeout has the kernel break the connection once what was written has not been acknowledged, or the peer's window has
+// been closed, for so long (TCP_USER_TIMEOUT, tcp(7)). Keepalive alone does not cover bytes under way.
+func setUserTimeout(conn *net.TCPConn, timeout time.Duration) error {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return err
+	}
+	var set error
+	err = raw.Control(func(fd uintptr) {
+		set = unix.SetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT, int(timeout.Milliseconds()))
+	})
+	if err != nil {
+		return err
+	}
+	return set
+}

@@ -1,0 +1,12 @@
+//go:build !linux
+
+package replication
+
+import (
+	"net"
+	"time"
+)
+
+// setUserTimeout does nothing where TCP has no such option: keepalive notices an idle peer that has vanished, and the
+// kernel's own retransmission limit a busy one.
+func setUserTimeout(*net.TCPConn, time.Duration) error { return nil }

@@ -1,0 +1,236 @@
+package replication
+
+import "hermesd/table"
+
+// flight holds the records of the lane's own updates in flight, by slot. An id names a slot and the attempt that uses it, so that a late
+// acknowledgement of an earlier attempt finds nothing.
+type flight struct {
+	slots   []*Op
+	free    []uint32
+	attempt uint64
+	count   int
+}
+
+const slotBits = 20
+
+func (f *flight) add(op *Op) {
+	var slot uint32
+	if n := len(f.free); n > 0 {
+		slot = f.free[n-1]
+		f.free = f.free[:n-1]
+	} else {
+		slot = uint32(len(f.slots))
+		f.slots = append(f.slots, nil)
+	}
+	f.slots[slot] = op
+	f.attempt++
+	f.count++
+	op.id = f.attempt<<slotBits | uint64(slot)
+}
+
+func (f *flight) get(id uint64) *Op {
+	slot := id & (1<<slotBits - 1)
+	if slot >= uint64(len(f.slots)) || f.slots[slot] == nil || f.slots[slot].id != id {
+		return nil
+	}
+	return f.slots[slot]
+}
+
+// replace puts rec in the place of op.
+func (f *flight) replace(op, rec *Op) { f.slots[op.id&(1<<slotBits-1)] = rec }
+
+func (f *flight) remove(op *Op) {
+	slot := uint32(op.id & (1<<slotBits - 1))
+	f.slots[slot] = nil
+	f.free = append(f.free, slot)
+	f.count--
+}
+
+// launch starts the update that op has computed: it is applied here, invalid, and sent to every other member. In a group
+// of one it is complete at once.
+func (l *Lane) launch(op *Op, ts table.Timestamp) progress {
+	if l.peers == 0 {
+		return l.commitAlone(op, ts)
+	}
+	if op.item.State&table.Tombstone == 0 && !l.env.Admit(len(op.Key), len(op.newValue)) {
+		l.queues.get(op.Hash, op.Key).room = true
+		return blocked
+	}
+	if op.phase == idle {
+		op.own()
+		if op.Kind == OpSet || op.Kind == OpAdd || op.Kind == OpReplace || op.Kind == OpCAS {
+			op.newValue = op.Value
+		}
+	}
+	op.item.TS = ts
+	op.item.State |= table.Invalid
+	op.item.Finisher = l.self
+	if err := l.write(op); err != nil {
+		op.Result = Result{Status: OutOfMemory, Value: op.Result.Value}
+		return finished
+	}
+	if v := ts.Version(); v > l.clock {
+		l.clock = v
+	}
+	op.ts, op.acked, op.phase = ts, 0, inFlight
+	l.flight.add(op)
+	l.inv(op)
+	l.broadcast(l.peers)
+	return launched
+}
+
+// write puts the op's item in the table. A tombstone takes the place of the item that it deletes and needs no memory.
+func (l *Lane) write(op *Op) error {
+	return l.put(op.Hash, op.Key, &op.item, op.newValue)
+}
+
+func (l *Lane) put(hash uint64, key []byte, it *table.Item, value []byte) error {
+	if it.State&table.Tombstone == 0 {
+		return l.items.Put(hash, key, it, value)
+	}
+	var old table.Item
+	if !l.items.Find(hash, key, &old) {
+		return l.items.Put(hash, key, it, nil)
+	}
+	old.TS, old.CAS, old.Exptime, old.Flags, old.State, old.Finisher = it.TS, it.CAS, it.Exptime, it.Flags, it.State, it.Finisher
+	return l.items.Update(&old)
+}
+
+// commitAlone is launch with nobody to wait for.
+func (l *Lane) commitAlone(op *Op, ts table.Timestamp) progress {
+	if v := ts.Version(); v > l.clock {
+		l.clock = v
+	}
+	if op.item.State&table.Tombstone != 0 {
+		var it table.Item
+		if l.items.Find(op.Hash, op.Key, &it) {
+			l.items.Remove(&it)
+		}
+		l.drop(ts)
+		return finished
+	}
+	op.item.TS = ts
+	if err := l.write(op); err != nil {
+		op.Result = Result{Status: OutOfMemory, Value: op.Result.Value}
+	}
+	return finished
+}
+
+// inv makes l.out the INV of op's update.
+func (l *Lane) inv(op *Op) {
+	l.out = Message{Kind: INV, ID: op.id, TS: op.ts}
+	if op.Kind == OpFlush {
+		l.out.Bits = BitFlush
+		return
+	}
+	l.out.Key, l.out.Value = op.Key, op.newValue
+	l.out.Flags, l.out.Exptime, l.out.CAS = op.item.Flags, op.item.Exptime, op.item.CAS
+	l.out.Bits = stateBits(op.item.State)
+	if op.losses >= tiredAfter {
+		l.out.Bits |= BitTired
+	}
+}
+
+// tiredAfter is the number of lost attempts after which a read-modify-write asks the others to hold back.
+const tiredAfter = 2
+
+func stateBits(s table.State) (b uint8) {
+	if s&table.Tombstone != 0 {
+		b |= BitTombstone
+	}
+	if s&table.OnAbsent != 0 {
+		b |= BitOnAbsent
+	}
+	return b
+}
+
+// onACK counts an acknowledgement. An attempt that was outranked has lost its id, so that late ones find nothing.
+func (l *Lane) onACK(m *Message) {
+	op := l.flight.get(m.ID)
+	if op == nil || op.ts != m.TS {
+		return
+	}
+	op.acked |= bit(m.From.Number)
+	if op.acked&l.peers == l.peers {
+		l.complete(op)
+	}
+}
+
+// complete ends an update that every member of the view has: it is answered, and if the key is still at it, validated.
+func (l *Lane) complete(op *Op) {
+	l.flight.remove(op)
+	if op.Kind == OpFlush {
+		l.completeFlush(op)
+		return
+	}
+	var it table.Item
+	current := l.find(op.Hash, op.Key, &it) == keyInvalid && it.TS == op.ts
+	if current {
+		l.validate(op.Hash, op.Key, &it)
+		l.out = Message{Kind: VAL, TS: op.ts, Key: op.Key}
+		l.broadcast(l.peers)
+	}
+	q := l.queues.find(op.Hash, op.Key)
+	l.finish(op)
+	if q != nil {
+		l.drain(q)
+	}
+}
+
+// validate makes an invalid item, as found, valid.
+func (l *Lane) validate(hash uint64, key []byte, it *table.Item) {
+	it.State &^= table.Invalid
+	it.Finisher = 0
+	if it.State&table.Tombstone == 0 {
+		l.mustUpdate(it)
+		return
+	}
+	if l.stable() >= it.TS.Version() {
+		l.items.Remove(it)
+		l.drop(it.TS)
+		return
+	}
+	l.mustUpdate(it)
+	l.tombs.add(hash, key, it.TS)
+}
+
+// mustUpdate is Update for changes that need no memory.
+func (l *Lane) mustUpdate(it *table.Item) {
+	if err := l.items.Update(it); err != nil {
+		panic("replication: the table refused a change of state: " + err.Error())
+	}
+}
+
+// finish hands op back to its client.
+func (l *Lane) finish(op *Op) {
+	op.phase = idle
+	op.newValue = nil
+	l.env.Done(op)
+}
+
+// outranked takes a read-modify-write out of flight that a greater time stamp has overtaken: it did not happen, and never will
+// under that time stamp. It waits, before all others of its key, until the key is valid, and runs again from the start.
+func (l *Lane) outranked(op *Op) *keyQueue {
+	l.flight.remove(op)
+	op.losses++
+	if op.Kind == opEvict || op.phase == answered {
+		q := l.queues.find(op.Hash, op.Key)
+		op.Result.Status = NotFound
+		l.finish(op)
+		return q
+	}
+	return l.enqueue(op, true)
+}
+
+// outrank takes out of flight the own read-modify-write whose invalid item is about to be overwritten.
+func (l *Lane) outrank(it *table.Item) {
+	if it.State&table.Invalid == 0 || !l.ownRMW(it) {
+		return
+	}
+	for _, op := range l.flight.slots {
+		if op != nil && op.ts == it.TS && op.Kind != OpFlush {
+			l.outranked(op)
+			return
+		}
+	}
+}
