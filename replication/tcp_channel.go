@@ -22,9 +22,9 @@ const (
 	frameHead   = 8
 	frameTarget = 32 << 10 // bytes of payload after which a frame is closed; a larger message has one of its own
 	readSize    = 128 << 10
-	bufferKept  = 4 << 20  // bytes of capacity above which a buffer that grew for large values is given back at once
-	writeChunk  = 1 << 20  // bytes of one blocking write, after which what waits is counted anew
-	flushRounds = 8        // batches that one Flush writes for others before it leaves the rest to the writer
+	bufferKept  = 4 << 20 // bytes of capacity above which a buffer that grew for large values is given back at once
+	writeChunk  = 1 << 20 // bytes of one blocking write, after which what waits is counted anew
+	flushRounds = 8       // batches that one Flush writes for others before it leaves the rest to the writer
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)

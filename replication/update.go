@@ -177,9 +177,10 @@ func (l *Lane) complete(op *Op) {
 	}
 }
 
-// validate makes an invalid item, as found, valid.
+// validate makes an invalid item, as found, valid. From then on it does not matter whether it was a read-modify-write on
+// an absent key: State is zero for a value that can be read.
 func (l *Lane) validate(hash uint64, key []byte, it *table.Item) {
-	it.State &^= table.Invalid
+	it.State &= table.Tombstone
 	it.Finisher = 0
 	if it.State&table.Tombstone == 0 {
 		l.mustUpdate(it)
