@@ -8,6 +8,7 @@ type ReadStatus uint8
 const (
 	ReadHit         ReadStatus = iota // the item may be formatted, and counts if Confirm then says so
 	ReadMiss                          // final
+	ReadExpired                       // as ReadMiss, of an item that has expired and is still there
 	ReadWait                          // the key is being updated: Submit an OpGet, which waits in its place
 	ReadUnavailable                   // this replica cannot be sure of what it holds: Reason says why
 )
@@ -55,7 +56,10 @@ func (nl *nodeLane) notAHit(it *table.Item) (Ticket, ReadStatus) {
 	if it.State&table.Invalid != 0 || it.TS.Write <= nl.floor.Load() {
 		return Ticket{}, ReadWait
 	}
-	return Ticket{}, ReadMiss // a tombstone, or expired
+	if it.State&table.Tombstone != 0 {
+		return Ticket{}, ReadMiss
+	}
+	return Ticket{}, ReadExpired
 }
 
 // AppendValue appends the value of an item that View has found.

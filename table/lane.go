@@ -357,6 +357,19 @@ type Stats struct {
 	Moved      uint64 // records copied by Collect
 }
 
+// Add adds another lane's to s.
+func (s *Stats) Add(o Stats) {
+	s.Items += o.Items
+	s.Tombstones += o.Tombstones
+	s.LiveBytes += o.LiveBytes
+	s.LogBytes += o.LogBytes
+	s.IndexBytes += o.IndexBytes
+	s.Buckets += o.Buckets
+	s.Evicted += o.Evicted
+	s.Expired += o.Expired
+	s.Moved += o.Moved
+}
+
 // Stats counts what the lane holds now. It walks the list of segments.
 func (l *Lane) Stats() Stats {
 	s := Stats{

@@ -44,6 +44,9 @@ const (
 	ReplyStatsDetailUsage    = "CLIENT_ERROR usage: stats detail on|off|dump\r\n"
 	ReplyStatsBadLine        = "CLIENT_ERROR bad command line\r\n" // stats cachedump without its arguments
 	ReplyIllegalSlab         = "CLIENT_ERROR Illegal slab id\r\n"
+	ReplyCachedumpNotAllowed = "CLIENT_ERROR stats cachedump not allowed\r\n"
+	ReplyDetailNotAllowed    = "CLIENT_ERROR stats detail not allowed\r\n"
+	ReplyDumpNotAllowed      = "ERROR metadump not allowed\r\n"
 	ReplyWatchNotAllowed     = "CLIENT_ERROR watch commands not allowed\r\n"
 	ReplyWatchPipelined      = "ERROR cannot pipeline other commands before watch\r\n"
 	ReplyWatchTooMany        = "WATCHER_TOO_MANY log watcher limit reached\r\n"

@@ -1,0 +1,368 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/mattn/go-isatty"
+	"github.com/rs/zerolog"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"hermesd/replication"
+	"hermesd/server"
+	"hermesd/table"
+)
+
+// options are those of `hermesd serve`. Where memcached has the same, they have its names and defaults.
+type options struct {
+	listen           []string
+	port             int
+	memoryMB         int
+	connLimit        int
+	threads          int
+	itemSizeMax      byteSize
+	disableEvictions bool
+	verbosity        int
+
+	id        int
+	group     string
+	opTimeout time.Duration
+
+	readyFD int // a descriptor that is told "ready"; -1: none
+}
+
+func defaultOptions() options {
+	return options{listen: []string{"127.0.0.1"}, port: 11211, memoryMB: 64, connLimit: 1024, threads: 4, itemSizeMax: 1 << 20,
+		opTimeout: 3 * time.Second, readyFD: -1}
+}
+
+// clientFlags are the options that `serve` and `local` share.
+func (o *options) clientFlags(f *pflag.FlagSet) {
+	f.IntVarP(&o.memoryMB, "memory-limit", "m", o.memoryMB, "memory for items and index, in megabytes")
+	f.IntVarP(&o.connLimit, "conn-limit", "c", o.connLimit, "clients at one time")
+	f.IntVarP(&o.threads, "threads", "t", o.threads, "threads that serve clients")
+	f.VarP(&o.itemSizeMax, "max-item-size", "I", "largest item, in bytes, or with k or m behind it; 1k to 1024m")
+	f.BoolVarP(&o.disableEvictions, "disable-evictions", "M", false, "answer an error when memory is full, instead of evicting items")
+	f.CountVarP(&o.verbosity, "verbose", "v", "say more in the log; -vv still more")
+	f.DurationVar(&o.opTimeout, "op-timeout", o.opTimeout, "how long an operation may wait for the other replicas before it is answered SERVER_ERROR")
+	f.SortFlags = false
+}
+
+func serveCommand(name string) *cobra.Command {
+	o := defaultOptions()
+	cmd := &cobra.Command{
+		Use:   name,
+		Short: "Serve memcached's clients, alone or as a replica of a group",
+		Args:  noArguments,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if v, err := cmd.Flags().GetBool("version"); err == nil && v {
+				return nil // cobra has printed it
+			}
+			return serve(&o)
+		},
+	}
+	f := cmd.Flags()
+	f.IntVarP(&o.port, "port", "p", o.port, "TCP port for clients; 0: any that is free")
+	f.StringSliceVarP(&o.listen, "listen", "l", o.listen, "addresses to listen on: host or host:port, several with commas between")
+	o.clientFlags(f)
+	f.IntVar(&o.id, "id", 0, "number of this replica in the group, 1 to 63")
+	f.StringVar(&o.group, "group", "", "the replicas and their replication addresses, this one's too: 1=host:port,2=host:port,3=host:port")
+	f.IntVar(&o.readyFD, "ready-fd", o.readyFD, "descriptor to write \"ready\" to when serving")
+	_ = f.MarkHidden("ready-fd")
+	return cmd
+}
+
+// validate says what is wrong with the options, or returns the group.
+func (o *options) validate() (map[uint8]string, error) {
+	switch {
+	case o.port < 0 || o.port > 65535:
+		return nil, fmt.Errorf("port %d: give 0 to 65535", o.port)
+	case o.memoryMB < 1 || o.memoryMB > 1<<20:
+		return nil, fmt.Errorf("memory limit of %d megabytes: give 1 to %d", o.memoryMB, 1<<20)
+	case o.connLimit < 1:
+		return nil, fmt.Errorf("limit of %d connections: give at least 1", o.connLimit)
+	case o.threads < 1 || o.threads > 256:
+		return nil, fmt.Errorf("%d threads: give 1 to 256", o.threads)
+	case o.itemSizeMax < 1<<10:
+		return nil, fmt.Errorf("item size limit of %d bytes: give at least 1024", o.itemSizeMax)
+	case o.itemSizeMax > 1<<30:
+		return nil, fmt.Errorf("item size limit of %d bytes: give at most a gigabyte", o.itemSizeMax)
+	case uint64(o.itemSizeMax) > uint64(o.memoryMB)<<19:
+		return nil, fmt.Errorf("item size limit of %d bytes is more than half of the memory limit of %d megabytes", o.itemSizeMax, o.memoryMB)
+	case o.opTimeout < 10*time.Millisecond || o.opTimeout > time.Minute:
+		return nil, fmt.Errorf("operation timeout of %v: give 10ms to 1m", o.opTimeout)
+	}
+	if o.group == "" {
+		if o.id != 0 {
+			return nil, fmt.Errorf("--id %d without --group: give the replicas of the group too", o.id)
+		}
+		return nil, nil
+	}
+	group, err := parseGroup(o.group)
+	if err != nil {
+		return nil, err
+	}
+	if o.id == 0 {
+		return nil, errors.New("--group without --id: say which of its replicas this is")
+	}
+	if o.id < 1 || o.id > replication.MaxMember || group[uint8(o.id)] == "" {
+		return nil, fmt.Errorf("replica %d is not in the group %s", o.id, o.group)
+	}
+	return group, nil
+}
+
+// parseGroup reads 1=host:port,2=host:port.
+func parseGroup(text string) (map[uint8]string, error) {
+	group, owners := make(map[uint8]string), make(map[string]uint8)
+	for part := range strings.SplitSeq(text, ",") {
+		id, addr, ok := strings.Cut(strings.TrimSpace(part), "=")
+		number, err := strconv.Atoi(id)
+		if !ok || err != nil {
+			return nil, fmt.Errorf("group member %q: give number=host:port", part)
+		}
+		if number < 1 || number > replication.MaxMember {
+			return nil, fmt.Errorf("group member %q: numbers are 1 to %d", part, replication.MaxMember)
+		}
+		host, port, err := net.SplitHostPort(addr)
+		if p, bad := strconv.Atoi(port); err != nil || bad != nil || host == "" || p < 1 || p > 65535 {
+			return nil, fmt.Errorf("group member %q: %q is not host:port", part, addr)
+		}
+		if _, twice := group[uint8(number)]; twice {
+			return nil, fmt.Errorf("group %s: replica %d is given twice", text, number)
+		}
+		if other, twice := owners[addr]; twice {
+			return nil, fmt.Errorf("group %s: replicas %d and %d have the same address", text, other, number)
+		}
+		group[uint8(number)], owners[addr] = addr, uint8(number)
+	}
+	return group, nil
+}
+
+// serve runs a replica until a signal ends it.
+func serve(o *options) error {
+	group, err := o.validate()
+	if err != nil {
+		return err
+	}
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
+	signal.Ignore(syscall.SIGPIPE)
+	log := newLogger(o)
+	tuneRuntime()
+	warnOfDescriptors(log, o.connLimit)
+
+	clients, err := listenClients(o)
+	if err != nil {
+		return err
+	}
+	r := &replica{log: log}
+	if err := r.start(o, group, clients); err != nil {
+		closeAll(clients)
+		r.stop()
+		return err
+	}
+	for _, ln := range clients {
+		log.Info().Str("clients", ln.Addr().String()).Int("threads", o.threads).Int("memory_mb", o.memoryMB).Msg("listening")
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	go r.announce(ctx, o.readyFD, len(group))
+	sig := <-signals
+	cancel()
+	log.Info().Stringer("signal", sig).Msg("stopping")
+	go func() {
+		<-signals
+		log.Warn().Msg("stopped at once, by a second signal")
+		os.Exit(1)
+	}()
+	r.stop()
+	log.Info().Msg("stopped")
+	return nil
+}
+
+// replica is what a process consists of, from the inside out.
+type replica struct {
+	log    zerolog.Logger
+	table  *table.Table
+	node   *replication.Node
+	server *server.Server
+}
+
+func (r *replica) start(o *options, group map[uint8]string, clients []net.Listener) (err error) {
+	memory := uint64(o.memoryMB) << 20
+	if r.table, err = table.New(table.Config{MemoryBytes: memory, ItemSizeMax: uint32(o.itemSizeMax)}); err != nil {
+		return err
+	}
+	cfg := replication.Config{Self: uint8(o.id), Group: group, Table: r.table, ItemSizeMax: uint32(o.itemSizeMax),
+		DisableEvictions: o.disableEvictions, OpTimeout: o.opTimeout, Logger: r.log}
+	if len(group) > 1 {
+		if cfg.Listener, err = net.Listen("tcp", group[cfg.Self]); err != nil {
+			return fmt.Errorf("replication address of replica %d: %w", o.id, err)
+		}
+	}
+	if r.node, err = replication.New(cfg); err != nil {
+		if cfg.Listener != nil {
+			_ = cfg.Listener.Close()
+		}
+		return err
+	}
+	r.server, err = server.New(server.Config{Store: r.node, Listeners: clients, Threads: o.threads, ConnLimit: o.connLimit,
+		ItemSizeMax: uint32(o.itemSizeMax), MemoryBytes: memory, NoEvictions: o.disableEvictions,
+		Verbosity: o.verbosity, SetVerbosity: setVerbosity, Logger: r.log})
+	return err
+}
+
+// announce says when the replica serves.
+func (r *replica) announce(ctx context.Context, readyFD, members int) {
+	if err := r.node.WaitReady(ctx); err != nil {
+		return
+	}
+	r.log.Info().Int("replicas", max(1, members)).Msg("serving")
+	if readyFD >= 0 {
+		f := os.NewFile(uintptr(readyFD), "ready")
+		_, _ = f.WriteString("ready\n")
+		_ = f.Close()
+	}
+}
+
+// drainLimit bounds how long a stopping replica waits for what is being answered, before it says Unavailable to the rest.
+const drainLimit = 2 * time.Second
+
+// stop ends the replica from the outside in: clients are answered, then the group is left.
+func (r *replica) stop() {
+	if r.server != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), drainLimit)
+		err := r.server.Shutdown(ctx)
+		cancel()
+		if err != nil {
+			r.log.Warn().Err(err).Msg("stopping without them")
+		}
+	}
+	if r.node != nil {
+		if err := r.node.Close(); err != nil {
+			r.log.Warn().Err(err).Msg("leaving the group")
+		}
+	}
+	if r.server != nil {
+		r.server.Close() // what is left; the node has given back its operations
+	}
+	if r.table != nil {
+		_ = r.table.Close()
+	}
+}
+
+// listenClients opens every client address.
+func listenClients(o *options) ([]net.Listener, error) {
+	var all []net.Listener
+	for _, where := range o.listen {
+		where = strings.TrimSpace(where)
+		addr := where
+		if _, _, err := net.SplitHostPort(where); err != nil {
+			addr = net.JoinHostPort(strings.Trim(where, "[]"), strconv.Itoa(o.port))
+		}
+		ln, err := net.Listen("tcp", addr)
+		if err != nil {
+			closeAll(all)
+			return nil, fmt.Errorf("client address %s: %w", addr, err)
+		}
+		all = append(all, ln)
+	}
+	if len(all) == 0 {
+		return nil, errors.New("no address to listen on: give --listen")
+	}
+	return all, nil
+}
+
+func closeAll(lns []net.Listener) {
+	for _, ln := range lns {
+		_ = ln.Close()
+	}
+}
+
+// newLogger logs for people on a terminal, and as JSON otherwise.
+func newLogger(o *options) zerolog.Logger {
+	setVerbosity(o.verbosity)
+	out := zerolog.New(os.Stderr)
+	if isatty.IsTerminal(os.Stderr.Fd()) {
+		out = zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: time.TimeOnly})
+	}
+	ctx := out.With().Timestamp()
+	if o.id != 0 {
+		ctx = ctx.Int("replica", o.id)
+	}
+	return ctx.Logger()
+}
+
+// setVerbosity is -v, and the verbosity command.
+func setVerbosity(level int) {
+	switch {
+	case level <= 0:
+		zerolog.SetGlobalLevel(zerolog.InfoLevel)
+	case level == 1:
+		zerolog.SetGlobalLevel(zerolog.DebugLevel)
+	default:
+		zerolog.SetGlobalLevel(zerolog.TraceLevel)
+	}
+}
+
+// ballast is memory that is never touched, and so costs none, but counts for Go's collector.
+var ballast []byte
+
+// tuneRuntime makes the collector run rarely. Items lie outside its heap, so that what it looks after is small, and by its own rule
+// it would run after every few megabytes of garbage; with the ballast it runs after ballastBytes or more.
+func tuneRuntime() {
+	const ballastBytes = 32 << 20
+	ballast = make([]byte, ballastBytes)
+}
+
+// warnOfDescriptors says so if the process may not open as many sockets as -c promises. Go has raised the limit as far as it goes.
+func warnOfDescriptors(log zerolog.Logger, connLimit int) {
+	var limit syscall.Rlimit
+	const others = 64 // listeners, replication, pollers
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < uint64(connLimit+others) {
+		log.Warn().Uint64("limit", limit.Cur).Int("conn_limit", connLimit).
+			Msg("fewer descriptors than connections: raise the limit of open files (ulimit -n) or lower --conn-limit")
+	}
+}
+
+// byteSize is a number of bytes as memcached's -I takes it: 1048576, 1024k, 1m.
+type byteSize uint64
+
+func (b *byteSize) String() string {
+	switch n := uint64(*b); {
+	case n%(1<<20) == 0:
+		return strconv.FormatUint(n>>20, 10) + "m"
+	case n%(1<<10) == 0:
+		return strconv.FormatUint(n>>10, 10) + "k"
+	default:
+		return strconv.FormatUint(n, 10)
+	}
+}
+
+func (b *byteSize) Set(text string) error {
+	digits, shift := text, 0
+	if n := len(text); n > 0 {
+		switch text[n-1] {
+		case 'k', 'K':
+			digits, shift = text[:n-1], 10
+		case 'm', 'M':
+			digits, shift = text[:n-1], 20
+		}
+	}
+	n, err := strconv.ParseUint(digits, 10, 40)
+	if err != nil {
+		return errors.New("give a number of bytes, or of k or m, like 2m")
+	}
+	*b = byteSize(n << shift)
+	return nil
+}
+
+func (b *byteSize) Type() string { return "size" }
