@@ -40,7 +40,7 @@ func onRequest(ctx context.Context, nc netpoll.Connection) error {
 
 // pass takes what netpoll has read, and runs it.
 func (c *conn) pass(chunk []byte) {
-	w := c.s.worker(c.thread)
+	w := c.s.worker(int(c.thread.Load()))
 	w.add(bytesRead, uint64(len(chunk)))
 	w.add(passes, 1)
 	more := c.socketHasMore(len(chunk))
