@@ -3,7 +3,7 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build test race vet fuzz clients bench-peer explore-full soak mutate local ci
+.PHONY: build test race vet fuzz clients bench-peer bench-group memory explore-full soak mutate local ci
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
@@ -30,6 +30,13 @@ clients: build ## memcached clients that nobody here wrote, against one replica 
 
 bench-peer: build ## CPU per operation and throughput against PEER, in turn, as ratios
 	bin/hermesd bench peer --hermesd bin/hermesd --peer $(PEER) $(BENCHFLAGS)
+
+bench-group: build ## CPU, messages and system calls of an operation in groups of one and of three
+	bin/hermesd bench group $(BENCHFLAGS)
+
+SECONDS_OF_LOAD ?= 600
+memory: build ## mixed load on full tables, values up to 100 kB: resident memory over the time
+	bin/hermesd bench group --replicas 1,3 --ratios 1:4 --values 10-100000 --keys 50000 --pipelines 4 --memory 256 --seconds $(SECONDS_OF_LOAD)
 
 ci:
 	bash .ci/run

@@ -2,6 +2,7 @@ package bench
 
 import (
 	"fmt"
+	"io"
 	"os"
 	"os/signal"
 	"syscall"
@@ -69,7 +70,10 @@ was the bottleneck and throughput says little; CPU time per operation is the fig
 	return cmd
 }
 
-func writeJSONFile(path string, report *PeerReport) error {
+// jsonWriter is a report.
+type jsonWriter interface{ WriteJSON(w io.Writer) error }
+
+func writeJSONFile(path string, report jsonWriter) error {
 	file, err := os.Create(path)
 	if err != nil {
 		return err

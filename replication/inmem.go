@@ -69,7 +69,7 @@ type inmemPeer struct {
 	transport *Inmem
 	number    uint8 // the peer's
 	pair      *inmemPair
-	end       int // our index in the pair
+	end       int        // our index in the pair
 	link      *inmemLink // from the moment that both ends are ready
 	sending   *inmemLink // what Send uses: from just before PeerUp
 	closed    bool

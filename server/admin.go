@@ -139,7 +139,7 @@ func (c *conn) stats(w *worker) {
 	case "conns":
 		*out = c.s.appendConns(*out, c, w.now)
 	case "replication":
-		c.s.store.Stats(func(name, value string) { *out = textproto.AppendStat(*out, name, value) })
+		*out = c.s.appendReplication(*out)
 	case "items":
 	case "slabs":
 		// There are no slab classes. total_malloced is what they would take their pages from.

@@ -35,9 +35,10 @@ type conn struct {
 	peer    net.Addr
 	started time.Time
 
+	thread atomic.Int32 // of its poller, or so we think: set whenever the socket is given to netpoll
+
 	mu     sync.Mutex
 	fd     int  // -1 once closed
-	thread int  // of its poller, or so we think
 	gone   bool // netpoll has let go of the socket for good: the client has closed, or half-closed
 	broken bool // the socket failed: no output any more
 
@@ -117,7 +118,7 @@ func (c *conn) Flush() {
 
 // complete is the pass of operations that have completed. mu is held.
 func (c *conn) complete() {
-	w := c.s.worker(c.thread)
+	w := c.s.worker(int(c.thread.Load()))
 	c.finish(w)
 	c.s.release(w)
 }

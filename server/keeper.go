@@ -96,14 +96,14 @@ func (c *conn) sent(n int, err error) {
 		c.fail()
 		return
 	}
-	w := c.s.worker(c.thread)
+	w := c.s.worker(int(c.thread.Load()))
 	w.add(bytesWritten, uint64(n))
 	c.s.release(w)
 }
 
 // work is the pass of a keeper: the input that was read before, and the replies that have become possible.
 func (c *conn) work() {
-	w := c.s.worker(c.thread)
+	w := c.s.worker(int(c.thread.Load()))
 	if c.yielded {
 		c.yielded = false
 		w.add(connYields, 1)

@@ -244,7 +244,7 @@ func (r *readmitter) Accept() (net.Conn, error) {
 func (s *Server) prepare(nc netpoll.Connection) *connContext {
 	c := nc.RemoteAddr().(admission).c
 	// netpoll deals out its pollers in turn, and so do we.
-	c.thread = int(s.admitted.Add(1)) % s.cfg.Threads
+	c.thread.Store(int32(s.admitted.Add(1) % uint64(s.cfg.Threads)))
 	c.readPos = 0
 	_ = nc.AddCloseCallback(c.onClose)
 	return &c.ctx

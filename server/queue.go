@@ -211,7 +211,6 @@ func (c *conn) appendSlot(w *worker, dst []byte, s *slot) []byte {
 		c.silenced = false
 		return dst
 	case slotTooLarge:
-		w.countResult(s.op)
 		return append(dst, textproto.ReplyTooLarge...)
 	}
 	if !c.silenced {

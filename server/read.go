@@ -40,9 +40,10 @@ func onRequest(ctx context.Context, nc netpoll.Connection) error {
 
 // pass takes what netpoll has read, and runs it.
 func (c *conn) pass(chunk []byte) {
-	w := c.s.worker(c.thread)
+	w := c.s.worker(int(c.thread.Load()))
 	w.add(bytesRead, uint64(len(chunk)))
 	w.add(passes, 1)
+	w.add(reads, 1)
 	more := c.socketHasMore(len(chunk))
 	if !c.closing {
 		c.take(w, chunk, more)
@@ -105,6 +106,7 @@ func (c *conn) take(w *worker, chunk []byte, more bool) {
 		}
 		n := copy(w.in, rest)
 		got := receive(c.fd, w.in[n:])
+		w.add(reads, 1)
 		if got == 0 {
 			c.keepInput(w.in[:n])
 			return
@@ -135,6 +137,7 @@ func (c *conn) takeLarge(w *worker) {
 		}
 		c.growInput(want)
 		got := receive(c.fd, c.in[len(c.in):min(cap(c.in), want)])
+		w.add(reads, 1)
 		if got == 0 {
 			return
 		}

@@ -108,6 +108,7 @@ func (c *conn) get(w *worker, data []byte) []byte {
 	req, store := &w.req, c.s.store
 	withCAS := req.Command == textproto.Gets
 	var hits, misses uint64
+	c.skipFailed()
 	for !c.skipping {
 		key, ok := req.NextKey()
 		if !ok {
@@ -171,6 +172,7 @@ func (c *conn) getAndTouch(w *worker, data []byte) []byte {
 	req := &w.req
 	withCAS := req.Command == textproto.Gats
 	exptime := textproto.Absolute(req.Exptime, w.now)
+	c.skipFailed()
 	for !c.skipping {
 		key, ok := req.NextKey()
 		if !ok {
@@ -214,15 +216,26 @@ func (c *conn) failGet(w *worker) {
 	c.skipping = true
 }
 
+// skipFailed is called before a get is run, or goes on after a pause: if a key of its first part could not be read, and that has
+// been said, the rest of its keys is passed over.
+func (c *conn) skipFailed() {
+	if c.silenced && c.queue.empty() {
+		c.skipping = true
+	}
+}
+
 // endGet ends the reply to a get, unless more of its line is to come.
 func (c *conn) endGet(w *worker) {
 	switch {
 	case w.req.Partial:
 		return
-	case c.inSlots && c.skipping:
-		c.queue.push(slotNoEnd, true)
 	case c.inSlots:
-		c.queue.push(slotEnd, true)
+		kind := slotEnd
+		if c.skipping {
+			kind = slotNoEnd
+		}
+		c.queue.push(kind, true)
+		c.answer(w) // if the get had to pause, its values may have been answered meanwhile
 	case !c.skipping:
 		c.reply(w, textproto.ReplyEnd)
 	}

@@ -139,6 +139,21 @@ func (s *Server) appendStats(dst []byte) []byte {
 	return dst
 }
 
+// appendReplication answers stats replication, which is ours: the Store's figures, and what says how well requests share the work of a
+// pass.
+func (s *Server) appendReplication(dst []byte) []byte {
+	s.store.Stats(func(name, value string) { dst = textproto.AppendStat(dst, name, value) })
+	c, _ := s.sinceReset()
+	for _, line := range []struct {
+		name string
+		c    counter
+	}{{"client_passes", passes}, {"client_read_calls", reads}, {"client_write_calls", writes}, {"client_operations_waited", waited},
+		{"client_operations_unavailable", unavailable}} {
+		dst = textproto.AppendStatUint(dst, line.name, c.count[line.c])
+	}
+	return dst
+}
+
 func b2u(b bool) uint64 {
 	if b {
 		return 1

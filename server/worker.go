@@ -73,6 +73,8 @@ const (
 	unavailable
 	waited // operations that could not be answered in the pass that read them
 	passes
+	reads  // system calls that read from clients, netpoll's included
+	writes // system calls that write to clients, keepers' apart
 	numCounters
 )
 

@@ -69,6 +69,7 @@ func (c *conn) write(w *worker) {
 		return
 	}
 	n, err := send(c.fd, out)
+	w.add(writes, 1)
 	w.add(bytesWritten, uint64(n))
 	w.written += n
 	switch {
