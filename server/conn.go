@@ -142,8 +142,6 @@ func (c *conn) finish(w *worker) {
 	}
 	if c.dirty.Load() {
 		c.takeCompleted(w)
-	} else {
-		c.answer(w) // the end of a get that was interrupted, and whose operations are all answered already
 	}
 	c.write(w)
 	c.settle()
