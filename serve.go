@@ -33,8 +33,8 @@ type options struct {
 	disableEvictions bool
 	verbosity        int
 
-	id        int
-	group     string
+	id    int
+	group string
 	// replicationAddress is where this replica listens for the others, if not at its own address in group.
 	replicationAddress string
 	opTimeout          time.Duration
