@@ -4,7 +4,6 @@ import (
 	"strconv"
 	"strings"
 	"testing"
-	"time"
 )
 
 // GroupConfig describes a group of replicas, each a process.
@@ -82,23 +81,13 @@ const serving = `"message":"serving"`
 // serves waits until a replica serves. It returns false if a port was taken.
 func (p *Process) serves(t testing.TB) bool {
 	t.Helper()
-	limit := time.After(Limit)
-	for {
-		text, changed := p.stderr.get()
-		if strings.Contains(text, serving) {
-			return true
-		}
-		select {
-		case <-changed:
-		case <-p.ended:
-			if strings.Contains(p.Stderr(), "address already in use") {
-				return false
-			}
-			t.Fatalf("%s ended with status %d:\n%s", p, p.status, p.Output())
-		case <-limit:
-			t.Fatalf("%s does not serve after %v:\n%s", p, Limit, p.Output())
-		}
+	if p.reachesStderr(t, serving) {
+		return true
 	}
+	if !strings.Contains(p.Stderr(), "address already in use") {
+		t.Fatalf("%s ended with status %d:\n%s", p, p.status, p.Output())
+	}
+	return false
 }
 
 // Kill ends all replicas at once, by SIGKILL.

@@ -104,29 +104,43 @@ func (p *Process) Stop(t testing.TB) {
 	}
 }
 
-// AwaitStdout waits for a line on standard output, and AwaitStderr for a text on standard error. That the process ends without
-// fails the test.
+// AwaitStdout waits for a line on standard output. That the process ends without fails the test.
 func (p *Process) AwaitStdout(t testing.TB, line string) {
 	t.Helper()
-	p.await(t, &p.stdout, "the line "+line, func(text string) bool { return strings.Contains("\n"+text, "\n"+line+"\n") })
+	if !p.ReachesStdout(t, line) {
+		t.Fatalf("%s ended with status %d and has not said %q:\n%s", p, p.status, line, p.Output())
+	}
 }
 
-// AwaitStderr: see AwaitStdout.
+// ReachesStdout waits for a line on standard output, and returns false if the process ends without.
+func (p *Process) ReachesStdout(t testing.TB, line string) bool {
+	t.Helper()
+	return p.reaches(t, &p.stdout, line, func(text string) bool { return strings.Contains("\n"+text, "\n"+line+"\n") })
+}
+
+// AwaitStderr waits for a text on standard error. That the process ends without fails the test.
 func (p *Process) AwaitStderr(t testing.TB, text string) {
 	t.Helper()
-	p.await(t, &p.stderr, text, func(all string) bool { return strings.Contains(all, text) })
+	if !p.reachesStderr(t, text) {
+		t.Fatalf("%s ended with status %d and has not said %q:\n%s", p, p.status, text, p.Output())
+	}
 }
 
-func (p *Process) await(t testing.TB, o *output, what string, there func(string) bool) {
+func (p *Process) reachesStderr(t testing.TB, text string) bool {
+	t.Helper()
+	return p.reaches(t, &p.stderr, text, func(all string) bool { return strings.Contains(all, text) })
+}
+
+func (p *Process) reaches(t testing.TB, o *output, what string, there func(string) bool) bool {
 	t.Helper()
 	limit := time.After(Limit)
 	for ended := p.ended; ; {
 		text, changed := o.get()
 		if there(text) {
-			return
+			return true
 		}
 		if ended == nil {
-			t.Fatalf("%s ended with status %d and has not said %q:\n%s", p, p.status, what, p.Output())
+			return false
 		}
 		select {
 		case <-changed:
