@@ -131,7 +131,7 @@ func (l *local) event(e childEvent) {
 	l.running--
 	l.children[e.id] = nil
 	switch {
-	case l.stopping && e.err == nil:
+	case l.stopping && (e.err == nil || endedByStopSignal(e.err)): // as it was asked to; perhaps before it could listen for the signal
 	case l.stopping && l.err != nil: // the others end because of the first
 	case e.err == nil && !l.ready:
 		e.err = errors.New("exit status 0")
@@ -146,6 +146,16 @@ func (l *local) event(e childEvent) {
 			l.err = errors.New("all replicas have ended")
 		}
 	}
+}
+
+// endedByStopSignal reports whether a child was ended by SIGTERM or SIGINT.
+func endedByStopSignal(err error) bool {
+	exit, ok := errors.AsType[*exec.ExitError](err)
+	if !ok {
+		return false
+	}
+	ws := exit.Sys().(syscall.WaitStatus)
+	return ws.Signaled() && (ws.Signal() == syscall.SIGTERM || ws.Signal() == syscall.SIGINT)
 }
 
 // child is a replica's process.

@@ -33,9 +33,11 @@ type options struct {
 	disableEvictions bool
 	verbosity        int
 
-	id        int
-	group     string
-	opTimeout time.Duration
+	id    int
+	group string
+	// replicationAddress is where this replica listens for the others, if not at its own address in group.
+	replicationAddress string
+	opTimeout          time.Duration
 
 	readyFD int // a descriptor that is told "ready"; -1: none
 }
@@ -76,6 +78,8 @@ func serveCommand(name string) *cobra.Command {
 	o.clientFlags(f)
 	f.IntVar(&o.id, "id", 0, "number of this replica in the group, 1 to 63")
 	f.StringVar(&o.group, "group", "", "the replicas and their replication addresses, this one's too: 1=host:port,2=host:port,3=host:port")
+	f.StringVar(&o.replicationAddress, "replication-address", "",
+		"host:port to listen on for the other replicas, where it is not this replica's in --group: behind a proxy or in a container")
 	f.IntVar(&o.readyFD, "ready-fd", o.readyFD, "descriptor to write \"ready\" to when serving")
 	_ = f.MarkHidden("ready-fd")
 	return cmd
@@ -102,6 +106,9 @@ func (o *options) validate() (map[uint8]string, error) {
 		return nil, fmt.Errorf("operation timeout of %v: give 10ms to 1m", o.opTimeout)
 	}
 	if o.group == "" {
+		if o.replicationAddress != "" {
+			return nil, errors.New("--replication-address without --group: there are no other replicas to listen for")
+		}
 		if o.id != 0 {
 			return nil, fmt.Errorf("--id %d without --group: give the replicas of the group too", o.id)
 		}
@@ -117,7 +124,17 @@ func (o *options) validate() (map[uint8]string, error) {
 	if o.id < 1 || o.id > replication.MaxMember || group[uint8(o.id)] == "" {
 		return nil, fmt.Errorf("replica %d is not in the group %s", o.id, o.group)
 	}
+	if o.replicationAddress != "" && !isHostPort(o.replicationAddress, true) {
+		return nil, fmt.Errorf("--replication-address %q is not host:port", o.replicationAddress)
+	}
 	return group, nil
+}
+
+// isHostPort reports whether text is an address to dial, or, with anyHost, to listen on: then the host may be missing.
+func isHostPort(text string, anyHost bool) bool {
+	host, port, err := net.SplitHostPort(text)
+	n, bad := strconv.Atoi(port)
+	return err == nil && bad == nil && (anyHost || host != "") && n >= 1 && n <= 65535
 }
 
 // parseGroup reads 1=host:port,2=host:port.
@@ -132,8 +149,7 @@ func parseGroup(text string) (map[uint8]string, error) {
 		if number < 1 || number > replication.MaxMember {
 			return nil, fmt.Errorf("group member %q: numbers are 1 to %d", part, replication.MaxMember)
 		}
-		host, port, err := net.SplitHostPort(addr)
-		if p, bad := strconv.Atoi(port); err != nil || bad != nil || host == "" || p < 1 || p > 65535 {
+		if !isHostPort(addr, false) {
 			return nil, fmt.Errorf("group member %q: %q is not host:port", part, addr)
 		}
 		if _, twice := group[uint8(number)]; twice {
@@ -204,7 +220,11 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 	cfg := replication.Config{Self: uint8(o.id), Group: group, Table: r.table, ItemSizeMax: uint32(o.itemSizeMax),
 		DisableEvictions: o.disableEvictions, OpTimeout: o.opTimeout, Logger: r.log}
 	if len(group) > 1 {
-		if cfg.Listener, err = net.Listen("tcp", group[cfg.Self]); err != nil {
+		addr := group[cfg.Self]
+		if o.replicationAddress != "" {
+			addr = o.replicationAddress
+		}
+		if cfg.Listener, err = net.Listen("tcp", addr); err != nil {
 			return fmt.Errorf("replication address of replica %d: %w", o.id, err)
 		}
 	}

@@ -59,6 +59,9 @@ func TestValidate(t *testing.T) {
 		{"a member without a port", func(o *options) { o.id, o.group = 1, "1=a" }, `"a" is not host:port`},
 		{"a member with a port that is none", func(o *options) { o.id, o.group = 1, "1=a:port" }, `"a:port" is not host:port`},
 		{"a number that is too large", func(o *options) { o.id, o.group = 1, "1=a:1,64=b:1" }, "numbers are 1 to 63"},
+		{"an address of its own to listen on", func(o *options) { o.id, o.group, o.replicationAddress = 2, three, ":7000" }, ""},
+		{"one that is none", func(o *options) { o.id, o.group, o.replicationAddress = 2, three, "7000" }, `--replication-address "7000" is not host:port`},
+		{"one without a group", func(o *options) { o.replicationAddress = ":7000" }, "--replication-address without --group"},
 		{"a comma too many", func(o *options) { o.id, o.group = 1, "1=a:1," }, "give number=host:port"},
 	} {
 		o := defaultOptions()

@@ -161,7 +161,7 @@ func (n *Node) PeerUp(peer Member) error {
 	ms.up |= bit(peer.Number)
 	n.grant(peer.Number)
 	n.transport.Flush()
-	n.log.Info().Uint8("replica", peer.Number).Str("address", n.cfg.Group[peer.Number]).Msg("replica connected")
+	n.log.Info().Uint8("peer", peer.Number).Str("address", n.cfg.Group[peer.Number]).Msg("replica connected")
 	ms.setReady()
 	return nil
 }
@@ -179,7 +179,7 @@ func (n *Node) PeerDown(peer Member, err error) {
 	}
 	ms.up &^= bit(peer.Number)
 	ms.downAt[peer.Number] = time.Now()
-	n.log.Warn().Uint8("replica", peer.Number).Err(err).Msg("replica disconnected")
+	n.log.Warn().Uint8("peer", peer.Number).Err(err).Msg("replica disconnected")
 	ms.setReady()
 }
 

@@ -1,0 +1,25 @@
+// Gomemcache runs github.com/bradfitz/gomemcache, the client that most Go programs use, against the replicas of one group:
+//
+//	go run ./bench/clients/gomemcache HOST:PORT...
+//
+// All that the library offers goes through the first address, and what only a group can get wrong through all, where there are several.
+// The exit status is 1 at the first answer that is not the expected one.
+package main
+
+import (
+	"fmt"
+	"os"
+
+	"hermesd/bench/clients/gomemcache/check"
+)
+
+func main() {
+	if len(os.Args) < 2 {
+		fmt.Fprintln(os.Stderr, "usage: gomemcache HOST:PORT...")
+		os.Exit(2)
+	}
+	if err := check.Run(os.Args[1:]); err != nil {
+		fmt.Fprintln(os.Stderr, "gomemcache:", err)
+		os.Exit(1)
+	}
+}
