@@ -136,7 +136,7 @@ func (c *conn) unlock() {
 
 // finish ends a pass: it takes what has completed meanwhile, sends what there is to send, and sees what is to become of the connection.
 func (c *conn) finish(w *worker) {
-	if w.submitted {
+	if w.submitted { // not by a pass on a poller, which has the flusher do it
 		w.submitted = false
 		c.s.store.Flush()
 	}

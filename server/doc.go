@@ -32,6 +32,7 @@
 //	run.go       requests: what each command does
 //	queue.go     replies in the order of requests
 //	write.go     output: non-blocking writes
+//	flusher.go   sending to other replicas once for all clients of a round
 //	keeper.go    the goroutine of a client in trouble
 //	detach.go    taking a socket out of netpoll
 //	worker.go    buffers and counters of a thread

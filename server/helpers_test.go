@@ -149,6 +149,9 @@ type fakeStore struct {
 	// direct is the chance that an operation, or a read of a key for which nothing is held, is answered at once.
 	direct float64
 	ops    int // given out
+	// hold, if not nil, is waited for in Submit.
+	hold    chan struct{}
+	flushes int
 }
 
 type fakeItem struct {
@@ -176,6 +179,11 @@ func (f *fakeStore) FreeOp(*replication.Op) {
 
 func (f *fakeStore) Submit(op *replication.Op) bool {
 	f.mu.Lock()
+	if hold := f.hold; hold != nil {
+		f.mu.Unlock()
+		<-hold
+		f.mu.Lock()
+	}
 	defer f.mu.Unlock()
 	f.run(op)
 	if f.pending[string(op.Key)] == 0 && f.random.Float64() < f.direct {
@@ -188,7 +196,12 @@ func (f *fakeStore) Submit(op *replication.Op) bool {
 }
 
 func (f *fakeStore) FlushAll(op *replication.Op) bool { return f.Submit(op) }
-func (f *fakeStore) Flush()                           {}
+
+func (f *fakeStore) Flush() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.flushes++
+}
 
 // bad is the beginning of keys for which every operation fails.
 const bad = "bad"
@@ -301,7 +314,8 @@ func (f *fakeStore) complete(n int) int {
 	return len(done)
 }
 
-// shuffle completes operations on two goroutines until the test ends.
+// shuffle completes operations on two goroutines until the test ends. It is called before startServer, so that the server, which waits
+// for its operations, ends first.
 func (f *fakeStore) shuffle(t testing.TB) {
 	var stopped sync.WaitGroup
 	stop := make(chan struct{})

@@ -7,7 +7,6 @@ import (
 	"sync"
 	"syscall"
 	"time"
-	"unsafe"
 
 	"github.com/cloudwego/netpoll"
 
@@ -185,8 +184,8 @@ func addrOf(sa syscall.Sockaddr) net.Addr {
 	return &net.TCPAddr{}
 }
 
-// readmitter gives sockets back to netpoll. An eventfd stands for a listening socket; its value is the number of those
-// that wait.
+// readmitter gives sockets back to netpoll. An eventfd stands for a listening socket; it is not 0
+// while some wait.
 type readmitter struct {
 	s  *Server
 	fd int
@@ -196,18 +195,17 @@ type readmitter struct {
 }
 
 func newReadmitter(s *Server) (*readmitter, error) {
-	const semaphore, nonblock, cloexec = 1, syscall.O_NONBLOCK, syscall.O_CLOEXEC
-	fd, _, err := syscall.RawSyscall(syscall.SYS_EVENTFD2, 0, semaphore|nonblock|cloexec, 0)
-	if err != 0 {
+	fd, err := newEventFD(0)
+	if err != nil {
 		return nil, fmt.Errorf("server: eventfd: %w", err)
 	}
-	return &readmitter{s: s, fd: int(fd)}, nil
+	return &readmitter{s: s, fd: fd}, nil
 }
 
 func (r *readmitter) Fd() int        { return r.fd }
 func (r *readmitter) Addr() net.Addr { return &net.TCPAddr{} }
 func (r *readmitter) Close() error   { return nil }
-func (r *readmitter) stop()          { r.signal() }
+func (r *readmitter) stop()          { signalEventFD(r.fd) }
 func (r *readmitter) free()          { _ = syscall.Close(r.fd) }
 
 // admit puts a socket back into netpoll.
@@ -215,20 +213,16 @@ func (s *Server) admit(c *conn) {
 	s.readmitter.mu.Lock()
 	s.readmitter.waiting = append(s.readmitter.waiting, c)
 	s.readmitter.mu.Unlock()
-	s.readmitter.signal()
-}
-
-func (r *readmitter) signal() {
-	one := [8]byte{1} // a little-endian number; on other machines it is another, and not 0
-	_, _, _ = syscall.RawSyscall(syscall.SYS_WRITE, uintptr(r.fd), uintptr(unsafe.Pointer(&one)), 8)
+	signalEventFD(s.readmitter.fd)
 }
 
 // Accept is called by netpoll when the eventfd is not 0.
 func (r *readmitter) Accept() (net.Conn, error) {
-	var buf [8]byte
-	_, _, _ = syscall.RawSyscall(syscall.SYS_READ, uintptr(r.fd), uintptr(unsafe.Pointer(&buf)), 8)
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	if len(r.waiting) <= 1 {
+		clearEventFD(r.fd) // with the lock held: admit signals after it has added
+	}
 	if len(r.waiting) == 0 {
 		if r.s.stopping.Load() && r.s.current.Load() == 0 {
 			return nil, errClosed

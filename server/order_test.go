@@ -74,8 +74,8 @@ func TestRepliesKeepTheOrderOfRequests(t *testing.T) {
 	for seed := range uint64(12) {
 		t.Run(fmt.Sprint("seed ", seed), func(t *testing.T) {
 			store := newFakeStore(seed, float64(seed%4)/4)
-			s := startServer(t, store)
 			store.shuffle(t)
+			s := startServer(t, store)
 			var clients sync.WaitGroup
 			for n := range 5 {
 				c := dial(t, s)
@@ -132,8 +132,8 @@ func TestGetThatFailsAtOneKey(t *testing.T) {
 	const keys = 100 // so many that the get pauses while its first values are waited for
 	for seed := range uint64(20) {
 		store := newFakeStore(seed, float64(seed%3)/2)
-		s := startServer(t, store)
 		store.shuffle(t)
+		s := startServer(t, store)
 		c := dial(t, s)
 		var sets, line, want strings.Builder
 		failAt := int(seed*7) % keys
@@ -152,6 +152,43 @@ func TestGetThatFailsAtOneKey(t *testing.T) {
 		}
 		c.send(sets.String() + line.String() + "\r\nget k1\r\n" + line.String() + "\r\nget no k2\r\n")
 		c.want(want.String() + valueOf("k1", "v") + "END\r\n" + want.String() + valueOf("k2", "v") + "END\r\n")
+	}
+}
+
+// What many clients have asked for while a poller was busy goes to the other replicas at once, not client by client.
+func TestOneFlushForAllClientsOfARound(t *testing.T) {
+	const clients = 40
+	store := newFakeStore(1, 0)
+	s := startServer(t, store)
+	var all []client
+	for range clients {
+		c := dial(t, s)
+		c.send("version\r\n")
+		c.want("VERSION " + ProtocolVersion + "-hermesd-" + Version + "\r\n")
+		all = append(all, c)
+	}
+	gate := make(chan struct{})
+	store.mu.Lock()
+	store.hold, store.flushes = gate, 0
+	store.mu.Unlock()
+	for i, c := range all { // the poller stands still at the first; the others' requests lie in their sockets when it goes on
+		c.send(set(fmt.Sprint("k", i), "v"))
+	}
+	close(gate)
+	eventually(t, "all are submitted and flushed", func() bool {
+		store.mu.Lock()
+		defer store.mu.Unlock()
+		return len(store.held) == clients && store.flushes > 0
+	})
+	store.mu.Lock()
+	flushes := store.flushes
+	store.mu.Unlock()
+	if flushes > 4 {
+		t.Errorf("%d flushes for %d clients", flushes, clients)
+	}
+	store.complete(clients)
+	for _, c := range all {
+		c.want("STORED\r\n")
 	}
 }
 

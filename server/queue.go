@@ -122,7 +122,6 @@ func (c *conn) submit(w *worker, kind slotKind, noreply bool) (done bool) {
 	if noreply {
 		op.Tag |= tagNoSlot
 	}
-	w.submitted = true
 	if op.Kind == replication.OpFlush {
 		done = c.s.store.FlushAll(op)
 	} else {
@@ -131,6 +130,7 @@ func (c *conn) submit(w *worker, kind slotKind, noreply bool) (done bool) {
 	if done {
 		return true
 	}
+	w.submitted = true
 	w.op = c.s.store.NewOp()
 	w.add(waited, 1)
 	c.load += cost

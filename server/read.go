@@ -48,6 +48,10 @@ func (c *conn) pass(chunk []byte) {
 	if !c.closing {
 		c.take(w, chunk, more)
 	}
+	if w.submitted {
+		w.submitted = false
+		c.s.flushers[c.thread.Load()].want()
+	}
 	c.finish(w)
 	c.s.release(w)
 }

@@ -65,7 +65,8 @@ type Server struct {
 	workers    []*worker // by thread
 	acceptors  []*acceptor
 	readmitter *readmitter
-	loops      sync.WaitGroup // netpoll's event loops: one for each acceptor, one for the readmitter
+	flushers   []*flusher     // by thread
+	loops      sync.WaitGroup // netpoll's event loops: one for each of these
 
 	admitted atomic.Uint64 // sockets given to netpoll
 	current  atomic.Int64  // connections
@@ -102,10 +103,17 @@ func New(cfg Config) (*Server, error) {
 		s.workers = append(s.workers, s.newWorker())
 	}
 	s.allWorkers = append(s.allWorkers, s.workers...)
+	// netpoll deals out its pollers in turn. So the flushers come first, one after the other; then clients go to the pollers in the flushers'
+	// order, as long as everything that has a poller is counted (prepare).
+	for _, f := range s.flushers {
+		s.serve(f)
+		<-f.serving
+	}
+	s.admitted.Store(uint64(len(s.acceptors)))
+	s.serve(s.readmitter)
 	for _, a := range s.acceptors {
 		s.serve(a)
 	}
-	s.serve(s.readmitter)
 	return s, nil
 }
 
@@ -117,23 +125,43 @@ func (s *Server) open() (err error) {
 	if err := pollers.join(s.cfg.Threads); err != nil {
 		return err
 	}
+	defer func() {
+		if err != nil {
+			s.free()
+		}
+	}()
 	if s.readmitter, err = newReadmitter(s); err != nil {
-		pollers.leave()
 		return err
+	}
+	for range s.cfg.Threads {
+		f, err := newFlusher(s)
+		if err != nil {
+			return fmt.Errorf("server: eventfd: %w", err)
+		}
+		s.flushers = append(s.flushers, f)
 	}
 	for _, ln := range s.cfg.Listeners {
 		a, err := newAcceptor(s, ln)
 		if err != nil {
-			for _, a := range s.acceptors {
-				a.free()
-			}
-			s.readmitter.free()
-			pollers.leave()
 			return err
 		}
 		s.acceptors = append(s.acceptors, a)
 	}
 	return nil
+}
+
+// free gives back what open has made, once netpoll has let go of it.
+func (s *Server) free() {
+	for _, a := range s.acceptors {
+		a.free()
+	}
+	for _, f := range s.flushers {
+		f.free()
+	}
+	if s.readmitter != nil {
+		s.readmitter.free()
+	}
+	pollers.leave()
 }
 
 // serve has netpoll take sockets from ln until ln says that it is closed.
@@ -230,12 +258,11 @@ func (s *Server) end() {
 		return
 	}
 	s.readmitter.stop()
-	s.loops.Wait()
-	for _, a := range s.acceptors {
-		a.free()
+	for _, f := range s.flushers {
+		f.stop()
 	}
-	s.readmitter.free()
-	pollers.leave()
+	s.loops.Wait()
+	s.free()
 }
 
 // netpollBytes is the size of netpoll's input buffers; a power of two. A connection at rest owns one.

@@ -68,8 +68,8 @@ func heap() uint64 {
 // A client that goes away in the middle of anything leaves nothing.
 func TestClientsThatVanish(t *testing.T) {
 	store := newFakeStore(1, 0.5)
-	s := startServer(t, store)
 	store.shuffle(t)
+	s := startServer(t, store)
 	for _, in := range []string{"", "get", "set k 0 0 10\r\nabc", "set k 0 0 900000\r\n" + strings.Repeat("x", 500_000), set("k", "v") + "get k k k\r\n",
 		strings.Repeat(set("k", strings.Repeat("y", 5000))+"get k\r\n", 400)} {
 		for _, reset := range []bool{false, true} {
@@ -83,7 +83,9 @@ func TestClientsThatVanish(t *testing.T) {
 			}()
 		}
 	}
-	eventually(t, "all are gone", func() bool { return s.current.Load() == 0 && s.keepers.Load() == 0 && store.holds() == 0 })
+	eventually(t, "all have come and are gone", func() bool {
+		return s.total.Load() == 12 && s.current.Load() == 0 && s.keepers.Load() == 0 && store.holds() == 0
+	})
 	alive(t, s)
 }
 

@@ -29,7 +29,7 @@ type worker struct {
 	spare bool       // belongs in Server.spareWorkers when not busy
 
 	now       uint32 // Unix seconds; read once for each pass
-	submitted bool   // something was given to the Store: it is to be flushed at the end of the pass
+	submitted bool   // an operation is under way that the pass has begun: the Store is to be flushed
 	written   int    // bytes written in this pass
 	in        []byte // inputBytes long
 	out       []byte // replies of this pass, not yet written
