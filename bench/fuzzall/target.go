@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 )
@@ -62,6 +64,8 @@ func findTargets(ctx context.Context, dir string) ([]target, error) {
 	for decoder := json.NewDecoder(strings.NewReader(string(listing))); ; {
 		var event struct{ Action, Package, Output string }
 		if err := decoder.Decode(&event); errors.Is(err, io.EOF) {
+			// The go command lists packages in the order in which they are done.
+			slices.SortFunc(targets, func(a, b target) int { return cmp.Or(strings.Compare(a.pkg, b.pkg), strings.Compare(a.name, b.name)) })
 			return targets, nil
 		} else if err != nil {
 			return nil, fmt.Errorf("go test -json -list: %w", err)
