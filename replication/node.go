@@ -81,15 +81,31 @@ func New(cfg Config) (*Node, error) {
 	if cfg.OpTimeout == 0 {
 		cfg.OpTimeout = 3 * time.Second
 	}
+	// Unique numbers of an earlier life lie below, as long as the clock has not been set back and fewer than a million a second
+	// were taken.
+	n, err := assemble(cfg, uint64(time.Now().UnixNano()), uint64(time.Now().UnixMicro()))
+	if err != nil {
+		return nil, err
+	}
+	if n.alone {
+		n.ready.Store(true)
+	} else if err := n.startTransport(); err != nil {
+		return nil, err
+	}
+	n.done.Add(1)
+	go n.keepTime()
+	return n, nil
+}
+
+// assemble makes the parts of a replica and connects them. Nothing drives it yet: no transport, no clock.
+func assemble(cfg Config, incarnation, unique uint64) (*Node, error) {
 	n := &Node{
 		cfg: cfg, table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}),
-		self:  Member{Number: cfg.Self, Incarnation: uint64(time.Now().UnixNano())},
+		self:  Member{Number: cfg.Self, Incarnation: incarnation},
 		alone: len(cfg.Group) == 1,
 	}
 	n.ops.New = func() any { return new(Op) }
-	// Unique numbers of an earlier life lie below, as long as the clock has not been set back and fewer than a million a second
-	// were taken.
-	n.unique.Store(uint64(time.Now().UnixMicro()))
+	n.unique.Store(unique)
 	n.membership.init(n)
 	if err := n.credit.init(n.table.MemoryBytes(), cfg.ItemSizeMax, n.membership.expected); err != nil && !n.alone {
 		return nil, err
@@ -101,13 +117,6 @@ func New(cfg Config) (*Node, error) {
 		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(cfg.OpTimeout))
 		nl.lane.SetView(n.membership.view())
 	}
-	if n.alone {
-		n.ready.Store(true)
-	} else if err := n.startTransport(); err != nil {
-		return nil, err
-	}
-	n.done.Add(1)
-	go n.keepTime()
 	return n, nil
 }
 
