@@ -85,13 +85,11 @@ func (s *sim) checkKey(r *simReplica, v *simView, k int) {
 // peek says what is stored, without changing anything: a key at or below the floor is as the floor is.
 func (v *simView) peek(key string) (it table.Item, value []byte, st keyState) {
 	name := []byte(key)
-	if !v.items.Find(table.Hash(name), name, &it) {
-		return table.Item{}, nil, keyAbsent
-	}
-	switch {
-	case it.TS.Compare(v.lane.floor.ts) <= 0 && v.lane.floor.invalid:
+	f := &v.lane.floor
+	switch stored := v.items.Find(table.Hash(name), name, &it); {
+	case (!stored || it.TS.Compare(f.ts) <= 0) && f.invalid:
 		return table.Item{}, nil, keyInvalid
-	case it.TS.Compare(v.lane.floor.ts) <= 0:
+	case !stored || it.TS.Compare(f.ts) <= 0:
 		return table.Item{}, nil, keyAbsent
 	case it.State&table.Invalid != 0:
 		return it, nil, keyInvalid
