@@ -138,7 +138,7 @@ func (v *simView) knows(key string, ts table.Timestamp) bool {
 }
 
 // simUndecided bounds the checking of a history. No history of a run needs anything near it.
-const simUndecided = 2 * time.Minute
+const simUndecided = time.Minute
 
 // checkEnd checks the group at rest, and what its clients have seen.
 func (s *sim) checkEnd() {

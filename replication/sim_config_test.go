@@ -37,6 +37,9 @@ type simConfig struct {
 	valueBytes int // nodes: length of values, at most
 }
 
+// simClientsMax bounds the operations that can be under way at once: with more, some histories take the checker minutes.
+const simClientsMax = 10
+
 // simKinds is the number of history's kinds.
 const simKinds = int(history.Flush) + 1
 
@@ -48,7 +51,7 @@ func drawSimConfig(seed uint64, random *rand.Rand) simConfig {
 	c.replicas = pick(random, 2, 3, 3, 3, 3, 4, 5)
 	c.lanes = pick(random, 1, 1, 2)
 	c.keys = c.lanes + random.IntN(3)
-	c.clients = 1 + random.IntN(3)
+	c.clients = 1 + random.IntN(min(3, simClientsMax/c.replicas))
 	c.ops = (60 + random.IntN(160)) / (c.replicas * c.clients)
 	c.drawWeights(random)
 	c.timing = Timing{Probe: 1 + random.Uint64N(8), Yield: 1 + random.Uint64N(4), Clock: 1 + random.Uint64N(3)}

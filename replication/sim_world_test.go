@@ -44,6 +44,7 @@ type sim struct {
 	active   int    // clients that have not finished
 	calm     bool   // no new faults
 	flying   int    // messages under way
+	unknowns int    // updates whose outcome the checker is not told
 	written  uint64 // texts written so far: all differ
 
 	digest uint64
