@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"fmt"
 	"slices"
 	"strings"
@@ -58,7 +59,7 @@ func (s *sim) checkLane(r *simReplica, v *simView) string {
 // else would let two reads, one after the other, go back in time.
 func (s *sim) checkKey(r *simReplica, v *simView, k int) {
 	name := s.keys[k].name
-	it, _, _ := v.peek(name)
+	it, _ := v.peek(name)
 	if v.marks.keys == nil {
 		v.marks.keys = make(map[int]table.Timestamp)
 	}
@@ -68,47 +69,69 @@ func (s *sim) checkKey(r *simReplica, v *simView, k int) {
 		}
 		v.marks.keys[k] = it.TS
 	}
-	var first, own string
-	var firstName string
+	var first *simReplica
 	for _, r := range s.replicas {
-		if own = r.viewOf(&s.keys[k]).shown(name); own == "" {
+		own := &r.held
+		r.viewOf(&s.keys[k]).read(name, own)
+		if own.state == keyInvalid {
 			continue
 		}
-		if first == "" {
-			first, firstName = own, r.name()
-		} else if own != first {
-			s.fail("%s is readable at %s: %s and at %s: %s", name, firstName, first, r.name(), own)
+		if first == nil {
+			first = r
+		} else if !own.equal(&first.held) {
+			s.fail("%s is readable at %s: %s and at %s: %s", name, first.name(), &first.held, r.name(), own)
 		}
 	}
+}
+
+// simHeld is what is stored under a key.
+type simHeld struct {
+	state keyState // a tombstone is absent
+	item  table.Item
+	value []byte
+}
+
+func (v *simView) read(key string, h *simHeld) {
+	h.item, h.state = v.peek(key)
+	h.value = h.value[:0]
+	switch h.state {
+	case keyValid:
+		h.value = v.items.AppendValue(h.value, &h.item)
+	case keyTombstone:
+		h.state = keyAbsent
+	}
+}
+
+func (h *simHeld) equal(g *simHeld) bool {
+	a, b := &h.item, &g.item
+	return h.state == g.state && (h.state != keyValid || a.TS == b.TS && a.CAS == b.CAS && a.Flags == b.Flags && a.Exptime == b.Exptime && a.State == b.State &&
+		bytes.Equal(h.value, g.value))
+}
+
+func (h *simHeld) String() string {
+	if h.state != keyValid {
+		return [...]string{keyAbsent: "absent", keyInvalid: "invalid"}[h.state]
+	}
+	it := &h.item
+	return fmt.Sprintf("%s %q cas=%d flags=%d exptime=%d state=%d", showTS(it.TS), h.value, it.CAS, it.Flags, it.Exptime, it.State)
 }
 
 // peek says what is stored, without changing anything: a key at or below the floor is as the floor is.
-func (v *simView) peek(key string) (it table.Item, value []byte, st keyState) {
-	name := []byte(key)
+func (v *simView) peek(key string) (it table.Item, st keyState) {
+	var buf [32]byte
+	name := append(buf[:0], key...)
 	f := &v.lane.floor
 	switch stored := v.items.Find(table.Hash(name), name, &it); {
 	case (!stored || it.TS.Compare(f.ts) <= 0) && f.invalid:
-		return table.Item{}, nil, keyInvalid
+		return table.Item{}, keyInvalid
 	case !stored || it.TS.Compare(f.ts) <= 0:
-		return table.Item{}, nil, keyAbsent
+		return table.Item{}, keyAbsent
 	case it.State&table.Invalid != 0:
-		return it, nil, keyInvalid
+		return it, keyInvalid
 	case it.State&table.Tombstone != 0:
-		return it, nil, keyTombstone
+		return it, keyTombstone
 	}
-	return it, v.items.AppendValue(nil, &it), keyValid
-}
-
-// shown describes the state of a key where it can be read; otherwise it is "".
-func (v *simView) shown(key string) string {
-	it, value, st := v.peek(key)
-	switch st {
-	case keyInvalid:
-		return ""
-	case keyValid:
-		return fmt.Sprintf("%s %q cas=%d flags=%d exptime=%d state=%d", showTS(it.TS), value, it.CAS, it.Flags, it.Exptime, it.State)
-	}
-	return "absent"
+	return it, keyValid
 }
 
 // checkDurable checks that an update that is answered is in every replica's memory, or that something newer is.
@@ -132,7 +155,7 @@ func (s *sim) checkDurable(o *simOp, op *Op) {
 
 // knows reports whether the replica has the update, or something newer.
 func (v *simView) knows(key string, ts table.Timestamp) bool {
-	it, _, _ := v.peek(key)
+	it, _ := v.peek(key)
 	l := v.lane
 	return !it.TS.Less(ts) || !l.floor.ts.Less(ts) || l.dropped.Version() >= ts.Version()
 }
@@ -191,7 +214,9 @@ func (v *simView) contents() (held []string, wrong string) {
 		if it.State != 0 {
 			wrong = fmt.Sprintf("%s is in state %d with %s", key, it.State, showTS(it.TS))
 		}
-		held = append(held, key+" "+v.shown(key))
+		var h simHeld
+		v.read(key, &h)
+		held = append(held, key+" "+h.String())
 	})
 	slices.Sort(held)
 	return held, wrong

@@ -187,7 +187,9 @@ func (o *simOp) Done(op *Op) Flusher {
 	o.parts--
 	if o.parts == 0 {
 		o.over = true
-		s.say("%s: client %d is answered %s", o.replica.name(), o.client.number, simAnswer(o.in.Kind, r))
+		if s.trace != nil {
+			s.say("%s: client %d is answered %s", o.replica.name(), o.client.number, simAnswer(o.in.Kind, r))
+		}
 		o.record(out, never)
 		o.client.later()
 	} else if o.parts < 0 {
@@ -236,7 +238,9 @@ func (s *sim) over(op *Op) {
 		return // not a client's
 	}
 	s.mix(6, o.tag, uint64(status))
-	s.say("%s: %v of %s is over: %s", o.replica.name(), o.in.Kind, o.in.Key, simAnswer(o.in.Kind, op.Result))
+	if s.trace != nil {
+		s.say("%s: %v of %s is over: %s", o.replica.name(), o.in.Kind, o.in.Key, simAnswer(o.in.Kind, op.Result))
+	}
 	switch {
 	case o.client == nil:
 		o.over = true

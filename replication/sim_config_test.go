@@ -48,7 +48,7 @@ const simLaneMax = 4
 
 func drawSimConfig(seed uint64, random *rand.Rand) simConfig {
 	c := simConfig{seed: seed, nodes: random.IntN(12) == 0}
-	c.replicas = pick(random, 2, 3, 3, 3, 3, 4, 5)
+	c.replicas = pick(random, 1, 2, 2, 3, 3, 3, 3, 3, 3, 4, 4, 5)
 	c.lanes = pick(random, 1, 1, 2)
 	c.keys = c.lanes + random.IntN(3)
 	c.clients = 1 + random.IntN(min(3, simClientsMax/c.replicas))
@@ -99,8 +99,8 @@ func (c *simConfig) drawWeights(random *rand.Rand) {
 		c.weights[k] = pick(random, 0, 1, 3, 10)
 	}
 	c.weights[history.Gets] += 2
-	c.weights[history.Set] += pick(random, 0, 1, 5) // a group in which nobody sets lives on add
-	c.weights[history.Add]++
+	c.weights[history.Set] += pick(random, 0, 2, 8) // a group in which nobody sets lives on add
+	c.weights[history.Add] += pick(random, 1, 4)
 	c.weights[history.Flush] = pick(random, 0, 0, 1, 3)
 }
 

@@ -98,18 +98,23 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	s.mix(11, uint64(r.index), uint64(verdict))
 	s.say("%s: evict %s: verdict %d", r.name(), k.name, verdict)
 	spoil(key)
-	if verdict == table.Pending {
+	switch {
+	case verdict == table.Pending:
 		s.acted(r, k.lane, k.name)
 		return
+	case verdict == table.Keep:
+		s.history.Discard(o.id)
+	case v.lane.Flushed(&it) || o.expired:
+		s.history.Discard(o.id)
+		v.items.Remove(&it) // as the table does
+	default:
+		if v.lane.peers != 0 {
+			s.fail("%s gives %s up without asking", r.name(), k.name)
+		}
+		s.history.Return(o.id, history.Output{Status: history.Deleted})
+		v.items.Remove(&it)
 	}
 	o.over = true
-	s.history.Discard(o.id)
-	switch {
-	case verdict == table.Drop && !v.lane.Flushed(&it):
-		s.fail("%s gives %s up without asking", r.name(), k.name)
-	case verdict == table.Drop:
-		v.items.Remove(&it) // as the table does
-	}
 	r.drive.freeOp(op)
 	s.acted(r, k.lane, k.name)
 }

@@ -179,7 +179,9 @@ func (s *sim) receive(r *simReplica, p simPacket) {
 	m.From = p.from.self
 	s.mix(3, uint64(r.index), uint64(p.from.index))
 	s.mixBytes(p.bytes)
-	s.say("%s < %s %s%s", r.name(), p.from.name(), s.laneName(m.Lane), showMessage(&m))
+	if s.trace != nil {
+		s.say("%s < %s %s%s", r.name(), p.from.name(), s.laneName(m.Lane), showMessage(&m))
+	}
 	lane, key := m.Lane, string(m.Key)
 	if s.hooks.receive == nil || !s.hooks.receive(s, r, &m) {
 		r.drive.Receive(&m)

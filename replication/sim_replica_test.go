@@ -18,6 +18,7 @@ type simReplica struct {
 	pausedUntil uint64 // step
 	ticks       uint64
 	tickSteps   uint64
+	held        simHeld // reused by the checks
 }
 
 // simDriver is how inputs reach a replica's lanes: directly, or through a Node.

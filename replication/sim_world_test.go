@@ -264,7 +264,7 @@ func (s *sim) pending() string {
 				}
 			}
 			for q := l.queues.first; q != nil; q = q.next {
-				it, _, st := v.peek(string(q.key))
+				it, st := v.peek(string(q.key))
 				fmt.Fprintf(&b, "\n    queue of %s (state %d, %s, finisher %d) yield=%b clock=%v room=%v:", q.key, st, showTS(it.TS), it.Finisher, q.yield, q.clock, q.room)
 				for op := q.head; op != nil; op = op.next {
 					fmt.Fprintf(&b, " %s", opNames[op.Kind])

@@ -113,7 +113,7 @@ func (l *Lane) commitAlone(op *Op, ts table.Timestamp) progress {
 		l.drop(ts)
 		return finished
 	}
-	op.item.TS = ts
+	op.item.TS, op.item.State = ts, 0 // valid at once
 	if err := l.write(op); err != nil {
 		op.Result = Result{Status: OutOfMemory, Value: op.Result.Value}
 	}
