@@ -90,6 +90,10 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	if !v.items.Find(k.hash, key, &it) {
 		return
 	}
+	if s.hooks.evictAlone && it.State == 0 {
+		v.items.Remove(&it)
+		return
+	}
 	o := s.begin(nil, evictor, r, history.Input{Kind: history.Delete, Key: k.name})
 	o.expired = it.Expired(simNow)
 	op := r.drive.newOp()
