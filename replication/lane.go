@@ -222,10 +222,16 @@ const (
 	keyInvalid
 )
 
-// find looks the key up. An item at or below the floor is governed by it: invalid while the flush is, gone after it.
+// find looks the key up. What is at or below the floor is governed by it: invalid while the flush is, gone after it. That holds for keys that
+// are not stored too: a set that the flush has overtaken here may be valid elsewhere, where the flush has not come yet.
 func (l *Lane) find(hash uint64, key []byte, it *table.Item) keyState {
 	if !l.items.Find(hash, key, it) {
 		*it = table.Item{}
+		if l.floor.invalid {
+			it.State = table.Invalid | table.Tombstone
+			it.TS, it.Finisher = l.floor.ts, l.floor.finisher
+			return keyInvalid
+		}
 		return keyAbsent
 	}
 	if it.TS.Compare(l.floor.ts) <= 0 {

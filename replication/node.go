@@ -60,7 +60,7 @@ type nodeLane struct {
 	finished, lastFinished *Op
 
 	// What readers without the lock have to know, as of the last release of the lock.
-	slow  atomic.Bool   // operations wait: reads must take their place in the queues
+	slow  atomic.Bool   // operations wait, or a flush is under way: reads must take their place in the queues
 	floor atomic.Uint64 // F's Write word; F has no steps
 	busy  atomic.Bool   // Tick has something to do
 
@@ -81,15 +81,31 @@ func New(cfg Config) (*Node, error) {
 	if cfg.OpTimeout == 0 {
 		cfg.OpTimeout = 3 * time.Second
 	}
+	// Unique numbers of an earlier life lie below, as long as the clock has not been set back and fewer than a million a second
+	// were taken.
+	n, err := assemble(cfg, uint64(time.Now().UnixNano()), uint64(time.Now().UnixMicro()))
+	if err != nil {
+		return nil, err
+	}
+	if n.alone {
+		n.ready.Store(true)
+	} else if err := n.startTransport(); err != nil {
+		return nil, err
+	}
+	n.done.Add(1)
+	go n.keepTime()
+	return n, nil
+}
+
+// assemble makes the parts of a replica and connects them. Nothing drives it yet: no transport, no clock.
+func assemble(cfg Config, incarnation, unique uint64) (*Node, error) {
 	n := &Node{
 		cfg: cfg, table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}),
-		self:  Member{Number: cfg.Self, Incarnation: uint64(time.Now().UnixNano())},
+		self:  Member{Number: cfg.Self, Incarnation: incarnation},
 		alone: len(cfg.Group) == 1,
 	}
 	n.ops.New = func() any { return new(Op) }
-	// Unique numbers of an earlier life lie below, as long as the clock has not been set back and fewer than a million a second
-	// were taken.
-	n.unique.Store(uint64(time.Now().UnixMicro()))
+	n.unique.Store(unique)
 	n.membership.init(n)
 	if err := n.credit.init(n.table.MemoryBytes(), cfg.ItemSizeMax, n.membership.expected); err != nil && !n.alone {
 		return nil, err
@@ -101,13 +117,6 @@ func New(cfg Config) (*Node, error) {
 		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(cfg.OpTimeout))
 		nl.lane.SetView(n.membership.view())
 	}
-	if n.alone {
-		n.ready.Store(true)
-	} else if err := n.startTransport(); err != nil {
-		return nil, err
-	}
-	n.done.Add(1)
-	go n.keepTime()
 	return n, nil
 }
 
@@ -270,10 +279,10 @@ func (nl *nodeLane) lock() { nl.items.Lock() }
 // have finished: their flushers are added to pass, or called at once if pass is nil.
 func (nl *nodeLane) unlock(pass *pass) {
 	l := nl.lane
-	if slow := l.queues.any(); slow != nl.slow.Load() {
+	nl.publishFloor()
+	if slow := l.queues.any() || l.floor.invalid; slow != nl.slow.Load() {
 		nl.slow.Store(slow)
 	}
-	nl.publishFloor()
 	if busy := !l.Idle(); busy != nl.busy.Load() {
 		nl.busy.Store(busy)
 		if busy {
@@ -291,8 +300,10 @@ func (nl *nodeLane) unlock(pass *pass) {
 	}
 }
 
+// publishFloor lets no read pass by a flush that has begun. A key that is not stored is below the floor too: such reads see slow.
 func (nl *nodeLane) publishFloor() {
 	if f := nl.lane.floor.ts.Write; f != nl.floor.Load() {
+		nl.slow.Store(true)
 		nl.floor.Store(f)
 	}
 }

@@ -53,17 +53,18 @@ func (n *Node) roomForINV(m *Message) {
 }
 
 // makeRoom reclaims until so many bytes are free, or will be when the evictions under way are done, or nothing more is to be
-// had.
+// had. A lane that has nothing to give is left alone for the rest of the call: Collect says so once in each round through the lane, and then
+// begins another, so that lanes which all of them keep what they have would send the caller round for ever.
 func (n *Node) makeRoom(need int64, now uint32, pass *pass) {
 	enough := func() bool { return int64(n.table.FreeBytes())+n.room.pending.Load() >= need }
 	// First where this member is the evictor, then everywhere: a group that evicts too slowly must not stop.
 	for _, all := range [2]bool{false, true} {
-		for idle := 0; idle < table.Lanes && !enough(); {
+		var spent [table.Lanes]bool
+		for left := table.Lanes; left > 0 && !enough(); {
 			i := int(n.room.hand.Add(1) % table.Lanes)
-			if n.reclaim(i, now, all, pass) {
-				idle = 0
-			} else {
-				idle++
+			if !spent[i] && !n.reclaim(i, now, all, pass) {
+				spent[i] = true
+				left--
 			}
 		}
 	}

@@ -1,6 +1,10 @@
 package replication
 
-import "hermesd/table"
+import (
+	"bytes"
+
+	"hermesd/table"
+)
 
 // flight holds the records of the lane's own updates in flight, by slot. An id names a slot and the attempt that uses it, so that a late
 // acknowledgement of an earlier attempt finds nothing.
@@ -109,7 +113,7 @@ func (l *Lane) commitAlone(op *Op, ts table.Timestamp) progress {
 		l.drop(ts)
 		return finished
 	}
-	op.item.TS = ts
+	op.item.TS, op.item.State = ts, 0 // valid at once
 	if err := l.write(op); err != nil {
 		op.Result = Result{Status: OutOfMemory, Value: op.Result.Value}
 	}
@@ -223,13 +227,14 @@ func (l *Lane) outranked(op *Op) *keyQueue {
 	return l.enqueue(op, true)
 }
 
-// outrank takes out of flight the own read-modify-write whose invalid item is about to be overwritten.
-func (l *Lane) outrank(it *table.Item) {
+// outrank takes out of flight the own read-modify-write of a key whose invalid item is about to be overwritten. The key counts: time
+// stamps of different keys of a lane can be equal, where both stand on an add at the same version.
+func (l *Lane) outrank(hash uint64, key []byte, it *table.Item) {
 	if it.State&table.Invalid == 0 || !l.ownRMW(it) {
 		return
 	}
 	for _, op := range l.flight.slots {
-		if op != nil && op.ts == it.TS && op.Kind != OpFlush {
+		if op != nil && op.ts == it.TS && op.Hash == hash && bytes.Equal(op.Key, key) && op.Kind != OpFlush {
 			l.outranked(op)
 			return
 		}

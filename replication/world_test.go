@@ -257,6 +257,9 @@ func (r *replica) state(e *encoder) uint64 {
 // or the content that would be answered.
 func (r *replica) peek(key string) (it table.Item, value string, st keyState) {
 	i := r.items.lookup(key)
+	if i < 0 && r.lane.floor.invalid {
+		return it, "", keyInvalid
+	}
 	if i < 0 {
 		return it, "", keyAbsent
 	}

@@ -1,0 +1,194 @@
+package replication
+
+import "errors"
+
+// simLink is one life of the connection between two replicas, under the contract of Handler: reliable, and ordered per lane, as long as it lives;
+// each end learns of its beginning and its end in its own time; and the next life begins when both ends of this one have
+// ended, so that nothing of it can still be delivered.
+type simLink struct {
+	members [2]*simReplica // the lower index first
+	ends    [2]simEnd
+	broken  bool
+	early   [2][]simPacket // came to an end that is not up yet
+	last    [2][64]uint64  // by lane: step at which the last message comes to the end
+}
+
+type simEnd uint8
+
+const (
+	simWaiting simEnd = iota // not up yet
+	simUp
+	simClosed
+)
+
+// simPacket is a message as it is on the wire.
+type simPacket struct {
+	from  *simReplica
+	bytes []byte
+}
+
+// side is the replica's index among the link's ends.
+func (l *simLink) side(r *simReplica) int {
+	if l.members[0] == r {
+		return 0
+	}
+	return 1
+}
+
+func (s *sim) link(a, b int) *simLink { return s.links[[2]int{min(a, b), max(a, b)}] }
+
+// connect begins a new life of the connection between two replicas.
+func (s *sim) connect(a, b int) {
+	l := &simLink{members: [2]*simReplica{s.replicas[min(a, b)], s.replicas[max(a, b)]}}
+	s.links[[2]int{min(a, b), max(a, b)}] = l
+	for i, r := range l.members {
+		s.after(s.around(s.cfg.delay), r.index, func() { s.up(l, i) })
+	}
+}
+
+// up is when an end learns that the connection is there.
+func (s *sim) up(l *simLink, end int) {
+	if l.ends[end] != simWaiting {
+		return
+	}
+	r, peer := l.members[end], l.members[1-end]
+	l.ends[end] = simUp
+	s.mix(1, uint64(r.index), uint64(peer.index))
+	s.say("%s: connected with %s", r.name(), peer.name())
+	if err := r.drive.PeerUp(peer.self); err != nil {
+		s.fail("%s refuses %s: %v", r.name(), peer.name(), err)
+	}
+	s.acted(r, -1, "")
+	early := l.early[end]
+	l.early[end] = nil
+	for _, p := range early {
+		s.receive(r, p)
+	}
+}
+
+// cut breaks the connection. What is under way can still come to an end that has not noticed; what is sent from here on is lost.
+func (s *sim) cut(l *simLink) {
+	l.broken = true
+	for i, r := range l.members {
+		s.after(s.around(s.cfg.delay*2), r.index, func() { s.down(l, i) })
+	}
+}
+
+// down is when an end learns that the connection is gone.
+func (s *sim) down(l *simLink, end int) {
+	r, peer := l.members[end], l.members[1-end]
+	was := l.ends[end]
+	l.ends[end] = simClosed
+	s.flying -= len(l.early[end])
+	l.early[end] = nil
+	s.mix(2, uint64(r.index), uint64(peer.index))
+	s.say("%s: disconnected from %s", r.name(), peer.name())
+	if was == simUp {
+		r.drive.PeerDown(peer.self, errSimCut)
+		s.acted(r, -1, "")
+	}
+	if l.ends[1-end] == simClosed {
+		s.after(s.around(s.cfg.delay*2), -1, func() { s.connect(r.index, peer.index) })
+	}
+}
+
+var errSimCut = errors.New("cut by the simulation")
+
+// connected reports whether all connections are up at both ends.
+func (s *sim) connected() bool {
+	for i := range s.replicas {
+		for j := range i {
+			if l := s.link(j, i); l.broken || l.ends != [2]simEnd{simUp, simUp} {
+				return false
+			}
+		}
+	}
+	return true
+}
+
+// transmit puts what a replica has sent on the wire.
+func (s *sim) transmit(r *simReplica, to int, m *Message) {
+	if s.hooks.send == nil {
+		s.post(r, to, m)
+		return
+	}
+	for _, m := range s.hooks.send(s, r, to, copyMessage(m)) {
+		s.post(r, to, m)
+	}
+}
+
+func (s *sim) post(r *simReplica, to int, m *Message) {
+	l := s.link(r.index, to)
+	if l.ends[l.side(r)] != simUp {
+		return // as a Transport does with messages for a member that is not up
+	}
+	if l.broken {
+		return // into the void
+	}
+	end := 1 - l.side(r)
+	p := simPacket{r, AppendMessage(nil, m)}
+	delay := 1 + s.around(s.cfg.delay)
+	if s.chance(s.cfg.tail) {
+		delay *= 10
+	}
+	at := max(s.now+delay, l.last[end][m.Lane])
+	if !s.hooks.unordered {
+		l.last[end][m.Lane] = at
+	}
+	s.flying++
+	s.at(at, to, func() { s.arrive(l, end, p) })
+}
+
+// arrive is when a message has come to an end of a connection.
+func (s *sim) arrive(l *simLink, end int, p simPacket) {
+	r := l.members[end]
+	switch l.ends[end] {
+	case simWaiting:
+		l.early[end] = append(l.early[end], p)
+	case simUp:
+		s.receive(r, p)
+	default:
+		if s.hooks.lateDelivery {
+			s.deliverLate(l, end, p)
+			return
+		}
+		s.flying--
+		s.say("%s: a message of %s is lost", r.name(), p.from.name())
+	}
+}
+
+// deliverLate is what the contract excludes: a message comes after the channel that it was sent on has been replaced.
+func (s *sim) deliverLate(l *simLink, end int, p simPacket) {
+	r := l.members[end]
+	now := s.link(r.index, p.from.index)
+	if now != l && now.ends[now.side(r)] == simUp {
+		s.receive(r, p)
+		return
+	}
+	s.after(s.cfg.delay, r.index, func() { s.deliverLate(l, end, p) })
+}
+
+// receive hands a message over. Its buffer is spoilt afterwards, since it is the receiver's only during the call.
+func (s *sim) receive(r *simReplica, p simPacket) {
+	s.flying--
+	var m Message
+	if n, err := DecodeMessage(p.bytes, &m); err != nil || n != len(p.bytes) {
+		s.fail("%s sends what cannot be decoded: %d of %d bytes, %v", p.from.name(), n, len(p.bytes), err)
+		return
+	}
+	m.From = p.from.self
+	s.mix(3, uint64(r.index), uint64(p.from.index))
+	s.mixBytes(p.bytes)
+	if s.trace != nil {
+		s.say("%s < %s %s%s", r.name(), p.from.name(), s.laneName(m.Lane), showMessage(&m))
+	}
+	lane, key := m.Lane, string(m.Key)
+	if s.hooks.receive == nil || !s.hooks.receive(s, r, &m) {
+		r.drive.Receive(&m)
+	}
+	r.drive.EndBatch(p.from.self)
+	for i := range p.bytes {
+		p.bytes[i] = 0xDB
+	}
+	s.acted(r, int(lane), key)
+}

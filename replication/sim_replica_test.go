@@ -1,0 +1,238 @@
+package replication
+
+import (
+	"fmt"
+
+	"hermesd/table"
+)
+
+// simReplica is one member of the simulated group.
+type simReplica struct {
+	s      *sim
+	index  int
+	self   Member
+	drive  simDriver
+	lanes  []*simView
+	refuse bool // Env.Admit refuses (bare lanes)
+
+	pausedUntil uint64 // step
+	ticks       uint64
+	tickSteps   uint64
+	held        simHeld // reused by the checks
+}
+
+// simDriver is how inputs reach a replica's lanes: directly, or through a Node.
+type simDriver interface {
+	Handler
+	// submit runs op; if it returns false op.Client is told, or for evictions and late updates sim.over.
+	submit(op *Op) (done bool)
+	// read answers a get if it can be answered without the engine.
+	read(op *Op) (done bool)
+	flush(o *simOp)
+	tick()
+	newOp() *Op
+	freeOp(op *Op)
+	// acted is called after every input, before the checks.
+	acted()
+	close()
+}
+
+// simView is a lane as the checks see it.
+type simView struct {
+	lane  *Lane
+	items Items
+	keys  []int // indices of the keys in it
+	marks simMarks
+}
+
+func (r *simReplica) name() string { return memberName(r.self.Number) }
+
+func (r *simReplica) viewOf(k *simKey) *simView { return r.lanes[k.lane] }
+
+// simKey is a key that clients use.
+type simKey struct {
+	name   string
+	hash   uint64
+	lane   int
+	unique uint64 // the last cas unique that a client has seen of it
+}
+
+// simKeys names the keys. Bare lanes take them in turn; in a node it is the hash that decides, and the first lanes are used.
+func simKeys(cfg *simConfig) (keys []simKey) {
+	for i := 0; len(keys) < cfg.keys; i++ {
+		k := simKey{name: fmt.Sprintf("k%d", i)}
+		k.hash = table.Hash([]byte(k.name))
+		k.lane = i % cfg.lanes
+		if cfg.nodes {
+			k.lane = laneOf(k.hash)
+		}
+		if k.lane < cfg.lanes {
+			keys = append(keys, k)
+		}
+	}
+	return keys
+}
+
+func (s *sim) newReplica(i int) *simReplica {
+	r := &simReplica{s: s, index: i, self: simMember(i), tickSteps: max(1, s.cfg.tick)}
+	if s.cfg.skew {
+		r.tickSteps += s.random.Uint64N(r.tickSteps + 1)
+	}
+	if s.cfg.nodes {
+		r.drive = newSimNode(r)
+	} else {
+		r.drive = newSimBare(r)
+	}
+	for k := range s.keys {
+		v := r.viewOf(&s.keys[k])
+		v.keys = append(v.keys, k)
+	}
+	s.after(r.tickSteps, i, r.tick)
+	return r
+}
+
+func simMember(i int) Member { return Member{Number: uint8(i + 1), Incarnation: uint64(101 + i)} }
+
+func (s *sim) group() (members []Member) {
+	for i := range s.cfg.replicas {
+		members = append(members, simMember(i))
+	}
+	return members
+}
+
+func (r *simReplica) tick() {
+	r.ticks++
+	r.drive.tick()
+	r.s.acted(r, -1, "")
+	r.s.after(r.tickSteps, r.index, r.tick)
+}
+
+// simBare drives lanes over fakeStores, as a Node drives its own.
+type simBare struct {
+	r      *simReplica
+	lanes  []*simBareLane
+	unique uint64
+	free   []*Op
+}
+
+// simBareLane is a lane's Env.
+type simBareLane struct {
+	b     *simBare
+	lane  *Lane
+	store *fakeStore
+}
+
+func newSimBare(r *simReplica) *simBare {
+	b := &simBare{r: r}
+	view := View{Epoch: 1, Self: r.self, Members: r.s.group()}
+	for i := range r.s.cfg.lanes {
+		bl := &simBareLane{b: b, store: &fakeStore{}}
+		var items Items = bl.store
+		if r.s.hooks.items != nil {
+			items = r.s.hooks.items(bl.store)
+		}
+		bl.lane = NewLane(uint8(i), bl, items, anySize{}, r.s.cfg.timing)
+		bl.lane.SetView(view)
+		b.lanes = append(b.lanes, bl)
+		r.lanes = append(r.lanes, &simView{lane: bl.lane, items: bl.store})
+	}
+	return b
+}
+
+func (bl *simBareLane) Send(to uint8, m *Message) { bl.b.r.s.transmit(bl.b.r, int(to)-1, m) }
+
+func (bl *simBareLane) Done(op *Op) {
+	if op.Client == nil {
+		bl.b.r.s.over(op)
+		return
+	}
+	op.Client.Done(op)
+}
+
+func (bl *simBareLane) Admit(int, int) bool { return !bl.b.r.refuse }
+
+func (bl *simBareLane) Unique() uint64 {
+	if u := bl.b.r.s.hooks.unique; u != nil {
+		return u()
+	}
+	bl.b.unique++
+	return bl.b.unique
+}
+
+func (b *simBare) PeerUp(peer Member) error {
+	for _, bl := range b.lanes {
+		bl.lane.PeerUp(peer)
+	}
+	return nil
+}
+
+func (b *simBare) PeerDown(peer Member, _ error) {
+	for _, bl := range b.lanes {
+		bl.lane.PeerDown(peer)
+	}
+}
+
+func (b *simBare) Receive(m *Message) {
+	bl := b.lanes[m.Lane]
+	// A newer state that comes with a NACK is the one thing that a replica may have no memory for.
+	bl.store.full = m.Kind == NACK && b.r.s.chance(b.r.s.cfg.full)
+	bl.lane.Receive(m)
+	bl.store.full = false
+}
+
+func (b *simBare) EndBatch(Member) {}
+
+func (b *simBare) submit(op *Op) (done bool) {
+	bl := b.lanes[op.lane(b.r.s)]
+	bl.store.full = b.r.s.chance(b.r.s.cfg.full)
+	done = bl.lane.Submit(op)
+	bl.store.full = false
+	return done
+}
+
+// lane is the index of the lane of op's key.
+func (op *Op) lane(s *sim) int { return s.keyNamed(string(op.Key)).lane }
+
+func (b *simBare) read(*Op) (done bool) { return false }
+
+func (b *simBare) flush(o *simOp) {
+	o.parts = len(b.lanes)
+	for _, bl := range b.lanes {
+		op := b.newOp()
+		op.Kind, op.Client, op.Tag = OpFlush, o, o.tag
+		if bl.lane.Submit(op) {
+			o.Done(op)
+		}
+	}
+}
+
+func (b *simBare) tick() {
+	for _, bl := range b.lanes {
+		if bl.lane.Idle() {
+			continue
+		}
+		bl.lane.Tick()
+		if !b.r.refuse && bl.lane.WaitsForRoom() {
+			bl.lane.AdmitAgain()
+		}
+	}
+}
+
+func (b *simBare) newOp() *Op {
+	n := len(b.free)
+	if n == 0 {
+		return new(Op)
+	}
+	op := b.free[n-1]
+	b.free = b.free[:n-1]
+	return op
+}
+
+func (b *simBare) freeOp(op *Op) {
+	op.reset()
+	b.free = append(b.free, op)
+}
+
+func (b *simBare) acted() {}
+
+func (b *simBare) close() {}

@@ -1,0 +1,140 @@
+package replication
+
+import (
+	"flag"
+	"fmt"
+	"runtime"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+)
+
+var (
+	simSeed   = flag.Uint64("sim.seed", 0, "simulate this seed only; 0: many")
+	simFrom   = flag.Uint64("sim.from", 1, "the first seed")
+	simRuns   = flag.Int("sim.runs", 0, "how many seeds; 0: what takes some seconds")
+	simTraced = flag.Bool("sim.trace", false, "print the execution of -sim.seed")
+)
+
+// runs is the number of seeds to simulate.
+func runs(long, short int) int {
+	switch {
+	case *simRuns != 0:
+		return *simRuns
+	case testing.Short():
+		return short
+	}
+	return long
+}
+
+// simulate runs a seed. A panic of the engine is a violation too.
+func simulate(seed uint64, hooks simHooks, trace *simTrace) (s *sim, wrong string) {
+	defer func() {
+		if p := recover(); p != nil {
+			wrong = fmt.Sprintf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	s = newSim(seed, hooks, trace)
+	return s, s.run()
+}
+
+// tracedLines is how much of an execution a failure shows.
+const tracedLines = 40
+
+// TestSimulation simulates groups from many seeds.
+func TestSimulation(t *testing.T) {
+	if *simSeed != 0 {
+		trace := &simTrace{last: tracedLines}
+		if *simTraced {
+			trace.last = 0
+		}
+		s, wrong := simulate(*simSeed, simHooks{}, trace)
+		if *simTraced {
+			fmt.Println(trace)
+		}
+		if wrong != "" {
+			t.Fatal(failureOf(*simSeed, wrong))
+		}
+		t.Logf("seed %d: %d events, %d operations, digest %016x", *simSeed, s.ran, len(s.ops), s.digest)
+		return
+	}
+	began := time.Now()
+	var events, ops atomic.Int64
+	n := runs(1500, 150)
+	bad := eachSeed(*simFrom, n, func(seed uint64) string {
+		s, wrong := simulate(seed, simHooks{}, nil)
+		if s != nil {
+			events.Add(int64(s.ran))
+			ops.Add(int64(len(s.ops)))
+		}
+		return wrong
+	})
+	for _, b := range bad {
+		t.Error(failureOf(b.seed, b.wrong))
+	}
+	t.Logf("%d seeds from %d: %d events, %d operations in %v", n, *simFrom, events.Load(), ops.Load(), time.Since(began).Round(time.Millisecond))
+}
+
+// failureOf describes a failed seed, with the end of its execution and how to repeat it.
+func failureOf(seed uint64, wrong string) string {
+	trace := &simTrace{last: tracedLines}
+	if *simTraced {
+		trace.last = 1
+	}
+	s, _ := simulate(seed, simHooks{}, trace)
+	drawn := ""
+	if s != nil {
+		drawn = s.cfg.String()
+	}
+	return fmt.Sprintf("seed %d: %s\n%s\n  %s\nrepeat it with: go test ./replication -run 'TestSimulation$' -sim.seed=%d -sim.trace", seed, wrong, drawn, trace, seed)
+}
+
+type badSeed struct {
+	seed  uint64
+	wrong string
+}
+
+// badSeedsMax is how many failed seeds are told of.
+const badSeedsMax = 3
+
+// eachSeed runs seeds on all processors, in order but for what is under way at once, and returns the first that failed.
+func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed) {
+	var mu sync.Mutex
+	var wg sync.WaitGroup
+	next := from
+	for range runtime.GOMAXPROCS(0) {
+		wg.Go(func() {
+			for {
+				mu.Lock()
+				seed := next
+				next++
+				over := seed >= from+uint64(n) || len(bad) >= badSeedsMax
+				mu.Unlock()
+				if over {
+					return
+				}
+				if wrong := run(seed); wrong != "" {
+					mu.Lock()
+					bad = append(bad, badSeed{seed, wrong})
+					mu.Unlock()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return bad
+}
+
+// TestSimulationIsRepeatable: the same seed is the same execution.
+func TestSimulationIsRepeatable(t *testing.T) {
+	for seed := range uint64(runs(100, 20)) {
+		first, _ := simulate(seed+1, simHooks{}, nil)
+		second, _ := simulate(seed+1, simHooks{}, &simTrace{last: 1})
+		if first.digest != second.digest || first.ran != second.ran {
+			t.Fatalf("seed %d: two executions with %d and %d events and the digests %016x and %016x: something depends on more than the seed",
+				seed+1, first.ran, second.ran, first.digest, second.digest)
+		}
+	}
+}
