@@ -60,7 +60,7 @@ type nodeLane struct {
 	finished, lastFinished *Op
 
 	// What readers without the lock have to know, as of the last release of the lock.
-	slow  atomic.Bool   // operations wait: reads must take their place in the queues
+	slow  atomic.Bool   // operations wait, or a flush is under way: reads must take their place in the queues
 	floor atomic.Uint64 // F's Write word; F has no steps
 	busy  atomic.Bool   // Tick has something to do
 
@@ -270,10 +270,10 @@ func (nl *nodeLane) lock() { nl.items.Lock() }
 // have finished: their flushers are added to pass, or called at once if pass is nil.
 func (nl *nodeLane) unlock(pass *pass) {
 	l := nl.lane
-	if slow := l.queues.any(); slow != nl.slow.Load() {
+	nl.publishFloor()
+	if slow := l.queues.any() || l.floor.invalid; slow != nl.slow.Load() {
 		nl.slow.Store(slow)
 	}
-	nl.publishFloor()
 	if busy := !l.Idle(); busy != nl.busy.Load() {
 		nl.busy.Store(busy)
 		if busy {
@@ -291,8 +291,10 @@ func (nl *nodeLane) unlock(pass *pass) {
 	}
 }
 
+// publishFloor tells readers of a flush: while one is under way, they must wait even for a key that is not stored (Lane.find).
 func (nl *nodeLane) publishFloor() {
 	if f := nl.lane.floor.ts.Write; f != nl.floor.Load() {
+		nl.slow.Store(true)
 		nl.floor.Store(f)
 	}
 }
