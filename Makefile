@@ -14,6 +14,9 @@ test: ## what the README promises
 race: ## the same under the race detector, long simulations shortened
 	$(GO) test -race -short ./...
 
+explore-full: ## every configuration of the engine's explorer, not a sample; takes hours
+	$(GO) test ./replication -run '^TestExplore$$' -explore.full -v -timeout 0
+
 vet:
 	test -z "$$(gofmt -l $$(git ls-files '*.go'))"
 	$(GO) vet ./...

@@ -2,7 +2,6 @@ package replication
 
 import (
 	"fmt"
-	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -11,28 +10,48 @@ import (
 )
 
 // The explorer visits every state that a small group can come to: all orders of submitting requests, delivering messages
-// (in order on each channel), breaking connections, and ticks. It goes breadth first, so that the execution that it shows for
-// a violation is a shortest one.
+// (in order on each channel), breaking connections, giving room, and ticks. It goes breadth first, so that the execution that it shows for
+// a violation is a shortest one. What is checked in each state is in explore_check_test.go.
 
 // exploration is one configuration to explore.
 type exploration struct {
-	name     string
 	replicas int
 	prologue []request // run one after the other before the exploration begins
 	requests []request // those of one replica are submitted in order
 	breaks   int       // connections that break, at any point, with what is under way lost in both directions
 	ticks    int       // at any point, besides those that end an execution
+	full     bool      // there is no room for any item until, at any point and one by one, each replica finds some
 	limit    int       // states; 0: none
 }
 
-func (x *exploration) keys() []string {
-	keys := []string{"k"}
-	for _, r := range x.requests {
-		if r.kind != OpFlush && !slices.Contains(keys, r.key) {
-			keys = append(keys, r.key)
-		}
+// name says what is explored, on one line.
+func (x *exploration) name() string {
+	var s []string
+	for i := range x.prologue {
+		s = append(s, x.prologue[i].String())
 	}
-	return keys
+	if len(s) > 0 {
+		s = append(s, "then")
+	}
+	for i := range x.requests {
+		s = append(s, x.requests[i].String())
+	}
+	name := fmt.Sprintf("%d replicas, %d breaks, %d ticks: %s", x.replicas, x.breaks, x.ticks, strings.Join(s, " "))
+	if x.full {
+		name = "full, " + name
+	}
+	return name
+}
+
+// explorer is an exploration under way.
+type explorer struct {
+	*exploration
+	keys    []string
+	judges  []*judge // by key
+	uniques []uint64 // by key: what a cas compares with
+
+	touched *replica       // in the last step
+	spare   *replicaMemory // of a replica in a state that had been seen before
 }
 
 // endState is one end of the connection between two members.
@@ -48,13 +67,13 @@ const (
 type world struct {
 	replicas  []*replica
 	links     [][]*Message // from*n+to: under way, oldest first
-	digests   []uint64     // of links
+	digests   []uint64     // of links; 0: not known
 	ends      []endState   // at*n+peer
 	submitted uint8
 	open      uint8 // submitted and not answered
 	breaks    int8
 	ticks     int8
-	ways      []ways // by key
+	ways      []int32 // by key: the number of a set of ways
 }
 
 // action is a step: what happens to which two members or to which request.
@@ -71,9 +90,18 @@ const (
 	doDown                // a notices that its connection with b is gone
 	doUp                  // a has the new connection with b
 	doTick                // at a
+	doRoom                // a finds room
 )
 
-func (x *exploration) start() *world {
+// exploredNow is every replica's clock, in Unix seconds.
+const exploredNow = 1000
+
+// noUnique is a cas unique that no item ever has.
+const noUnique = 1 << 40
+
+// start returns the explorer and the state in which it begins: the group is connected, and the prologue has been run.
+func (x *exploration) start() (*explorer, *world) {
+	e := &explorer{exploration: x, keys: keysOf(x.requests)}
 	n := x.replicas
 	w := &world{replicas: newReplicas(n, eager), links: make([][]*Message, n*n), digests: make([]uint64, n*n), ends: make([]endState, n*n),
 		breaks: int8(x.breaks), ticks: int8(x.ticks)}
@@ -85,30 +113,47 @@ func (x *exploration) start() *world {
 		}
 		w.collect(i)
 	}
+	e.mustSettle(w)
 	for i := range x.prologue {
 		r := w.replicas[x.prologue[i].at]
-		r.submit(&x.prologue[i], i, 0)
+		r.submit(&x.prologue[i], i, noUnique)
 		w.collect(x.prologue[i].at)
-		if wrong := w.settle(func(*world) string { return "" }); wrong != "" {
-			panic("prologue: " + wrong)
-		}
+		e.mustSettle(w)
 		r.done = nil
 	}
-	for range x.keys() {
-		w.ways = append(w.ways, ways{})
-	}
-	for i, key := range x.keys() {
-		c := content{cas: -1}
+	for _, key := range e.keys {
+		c, unique := content{cas: -1}, uint64(noUnique)
 		if it, value, st := w.replicas[0].peek(key); st == keyValid && !it.Expired(exploredNow) {
-			c.present, c.value = true, value
+			c.present, c.value, unique = true, value, it.CAS
 		}
-		w.ways[i] = ways{{now: c}}
+		j := newJudge(key, x.requests)
+		e.judges, e.uniques = append(e.judges, j), append(e.uniques, unique)
+		w.ways = append(w.ways, j.number(ways{{now: c}}))
 	}
-	return w
+	for _, r := range w.replicas {
+		r.refuse = x.full
+	}
+	return e, w
 }
 
-// exploredNow is every replica's clock, in Unix seconds.
-const exploredNow = 1000
+func keysOf(requests []request) []string {
+	var keys []string
+	for i := range requests {
+		if r := &requests[i]; r.kind != OpFlush && !slices.Contains(keys, r.key) {
+			keys = append(keys, r.key)
+		}
+	}
+	if keys == nil {
+		keys = []string{"k"}
+	}
+	return keys
+}
+
+func (e *explorer) mustSettle(w *world) {
+	if wrong := w.settle(func(*world) string { return "" }); wrong != "" {
+		panic("explorer: the prologue: " + wrong)
+	}
+}
 
 // submit gives the replica a request. cas is the unique that a cas compares with.
 func (r *replica) submit(q *request, tag int, cas uint64) {
@@ -134,11 +179,11 @@ func (r *replica) submit(q *request, tag int, cas uint64) {
 }
 
 // actions appends what can happen next.
-func (x *exploration) actions(w *world, as []action) []action {
-	n := x.replicas
+func (e *explorer) actions(w *world, as []action) []action {
+	n := e.replicas
 	var met uint8
-	for i := range x.requests {
-		at := uint8(1) << x.requests[i].at
+	for i := range e.requests {
+		at := uint8(1) << e.requests[i].at
 		if w.submitted&(1<<i) == 0 && met&at == 0 {
 			as = append(as, action{doSubmit, uint8(i), 0})
 			met |= at
@@ -153,7 +198,7 @@ func (x *exploration) actions(w *world, as []action) []action {
 			if len(w.links[i*n+j]) > 0 && theirs != endDown {
 				as = append(as, action{doDeliver, uint8(i), uint8(j)})
 			}
-			if mine == endUp && (theirs == endDown || theirs == endUp && w.breaks > 0) {
+			if mine == endUp && (theirs == endDown || theirs == endUp && w.breaks > 0) || mine == endNew && theirs == endDown && w.breaks > 0 {
 				as = append(as, action{doDown, uint8(i), uint8(j)})
 			}
 			if mine == endDown && theirs != endUp {
@@ -163,65 +208,86 @@ func (x *exploration) actions(w *world, as []action) []action {
 		if w.ticks > 0 && !w.replicas[i].lane.Idle() {
 			as = append(as, action{doTick, uint8(i), 0})
 		}
+		if w.replicas[i].refuse {
+			as = append(as, action{doRoom, uint8(i), 0})
+		}
 	}
 	return as
 }
 
 // step returns the world after an action.
-func (x *exploration) step(w *world, a action) *world {
+func (e *explorer) step(w *world, a action) *world {
 	c := *w
-	c.replicas = slices.Clone(w.replicas)
-	c.links, c.digests, c.ways = slices.Clone(w.links), slices.Clone(w.digests), slices.Clone(w.ways)
-	n := x.replicas
+	c.replicas, c.links, c.digests = slices.Clone(w.replicas), slices.Clone(w.links), slices.Clone(w.digests)
+	n, at := e.replicas, int(a.a)
 	switch a.what {
 	case doSubmit:
-		q := &x.requests[a.a]
-		r := c.touch(q.at)
+		q := &e.requests[a.a]
+		at = q.at
 		c.submitted |= 1 << a.a
 		c.open |= 1 << a.a
-		r.submit(q, int(a.a), prologueCAS)
-		c.collect(q.at)
+		unique := uint64(noUnique)
+		if i := slices.Index(e.keys, q.key); i >= 0 {
+			unique = e.uniques[i]
+		}
+		e.touch(&c, at).submit(q, int(a.a), unique)
 	case doDeliver:
 		link := int(a.a)*n + int(a.b)
 		m := c.links[link][0]
 		c.links[link], c.digests[link] = c.links[link][1:], 0
-		c.touch(int(a.b)).lane.Receive(copyMessage(m))
-		c.collect(int(a.b))
+		at = int(a.b)
+		e.touch(&c, at).lane.Receive(copyMessage(m))
 	case doDown:
-		c.ends = slices.Clone(w.ends)
-		in, out := int(a.b)*n+int(a.a), int(a.a)*n+int(a.b)
-		if c.ends[in] == endUp {
-			c.breaks--
-		} else {
-			c.cut(out) // both have noticed
-		}
-		c.ends[out] = endDown
-		c.cut(in)
-		c.touch(int(a.a)).lane.PeerDown(c.replicas[a.b].self)
-		c.collect(int(a.a))
+		e.down(&c, at, int(a.b))
 	case doUp:
 		c.ends = slices.Clone(w.ends)
-		out, in := int(a.a)*n+int(a.b), int(a.b)*n+int(a.a)
+		out, in := at*n+int(a.b), int(a.b)*n+at
 		c.ends[out] = endNew
 		if c.ends[in] == endNew {
 			c.ends[out], c.ends[in] = endUp, endUp
 		}
-		c.touch(int(a.a)).lane.PeerUp(c.replicas[a.b].self)
-		c.collect(int(a.a))
+		e.touch(&c, at).lane.PeerUp(c.replicas[a.b].self)
 	case doTick:
 		c.ticks--
-		c.touch(int(a.a)).lane.Tick()
-		c.collect(int(a.a))
+		e.touch(&c, at).lane.Tick()
+	case doRoom:
+		e.touch(&c, at).room()
 	}
+	c.collect(at)
 	return &c
 }
 
-// prologueCAS is the unique of the prologue's last value: a's first number.
-const prologueCAS = 1<<8 | 1
+// room makes the replica find room.
+func (r *replica) room() {
+	r.refuse = false
+	r.lane.AdmitAgain()
+}
 
-func (w *world) touch(i int) *replica {
-	w.replicas[i] = w.replicas[i].clone()
-	return w.replicas[i]
+// down has member at notice that its connection with peer is gone.
+func (e *explorer) down(w *world, at, peer int) {
+	n := len(w.replicas)
+	in, out := peer*n+at, at*n+peer
+	if w.ends[in] == endUp || w.ends[out] == endNew {
+		w.breaks--
+	}
+	if w.ends[in] != endUp {
+		w.cut(out) // both have noticed
+	}
+	w.ends = slices.Clone(w.ends)
+	w.ends[out] = endDown
+	w.cut(in)
+	e.touch(w, at).lane.PeerDown(w.replicas[peer].self)
+}
+
+// touch gives w a copy of its replica i that may be changed.
+func (e *explorer) touch(w *world, i int) *replica {
+	m := e.spare
+	if e.spare = nil; m == nil {
+		m = new(replicaMemory)
+	}
+	w.replicas[i] = w.replicas[i].cloneInto(m)
+	e.touched = w.replicas[i]
+	return e.touched
 }
 
 func (w *world) cut(link int) { w.links[link], w.digests[link] = nil, 0 }
@@ -240,34 +306,22 @@ func (w *world) collect(i int) {
 	r.sent = nil
 }
 
-// settle lets an execution end: everything is delivered, and ticks come until nothing changes. It returns what check says of
+// settle lets an execution end: everything is delivered, there is room, and ticks come until nothing changes. It returns what check says of
 // the first state that is wrong.
 func (w *world) settle(check func(*world) string) string {
-	n := len(w.replicas)
 	for round := 0; ; round++ {
 		if round > 60 {
 			return "the group does not come to rest"
 		}
 		before := w.digest()
-		for moved := true; moved; {
-			moved = false
-			for link, ms := range w.links {
-				if len(ms) == 0 {
-					continue
-				}
-				moved = true
-				w.links[link], w.digests[link] = ms[1:], 0
-				to := link % n
-				w.replicas[to].digest = 0
-				w.replicas[to].lane.Receive(copyMessage(ms[0]))
-				w.collect(to)
-				if wrong := check(w); wrong != "" {
-					return wrong
-				}
-			}
+		if wrong := w.deliverAll(check); wrong != "" {
+			return wrong
 		}
 		for i, r := range w.replicas {
 			r.digest = 0
+			if r.refuse {
+				r.room()
+			}
 			r.lane.Tick()
 			w.collect(i)
 			if wrong := check(w); wrong != "" {
@@ -280,11 +334,35 @@ func (w *world) settle(check func(*world) string) string {
 	}
 }
 
+// deliverAll delivers until nothing is under way.
+func (w *world) deliverAll(check func(*world) string) string {
+	for moved := true; moved; {
+		moved = false
+		for link, ms := range w.links {
+			if len(ms) == 0 {
+				continue
+			}
+			moved = true
+			w.links[link], w.digests[link] = ms[1:], 0
+			to := link % len(w.replicas)
+			w.replicas[to].digest = 0
+			w.replicas[to].lane.Receive(copyMessage(ms[0]))
+			w.collect(to)
+			if wrong := check(w); wrong != "" {
+				return wrong
+			}
+		}
+	}
+	return ""
+}
+
 // digest is the state's canonical hash.
 func (w *world) digest() uint64 {
 	var e, part encoder
+	var space [2][256]byte
+	e.b, part.b = space[0][:0], space[1][:0]
 	for _, r := range w.replicas {
-		e.num(r.state(&part))
+		e.fixed(r.state(&part))
 	}
 	for i, ms := range w.links {
 		if w.digests[i] == 0 {
@@ -294,14 +372,12 @@ func (w *world) digest() uint64 {
 			}
 			w.digests[i] = part.sum() | 1
 		}
-		e.num(w.digests[i], uint64(w.ends[i]))
+		e.fixed(w.digests[i])
+		e.b = append(e.b, byte(w.ends[i]))
 	}
-	e.num(uint64(w.submitted), uint64(w.open), uint64(w.breaks), uint64(w.ticks))
-	for _, ws := range w.ways {
-		for i := range ws {
-			e.b = append(e.b, ws[i].encode()...)
-		}
-		e.num(1 << 20)
+	e.b = append(e.b, w.submitted, w.open, byte(w.breaks), byte(w.ticks))
+	for _, set := range w.ways {
+		e.fixed(uint64(set))
 	}
 	return e.sum()
 }
@@ -309,11 +385,26 @@ func (w *world) digest() uint64 {
 // explored is what came of an exploration.
 type explored struct {
 	states, steps, ends int
+	limited             bool // the limit was reached
 	took                time.Duration
 	wrong               string   // what is violated; "": nothing
 	trace               []string // a shortest execution that violates it
 }
 
+// add sums up.
+func (r *explored) add(o explored) {
+	r.states, r.steps, r.ends, r.took = r.states+o.states, r.steps+o.steps, r.ends+o.ends, r.took+o.took
+}
+
+func (r explored) String() string {
+	s := fmt.Sprintf("%d states, %d steps, %d ends, %v of one core", r.states, r.steps, r.ends, r.took.Round(time.Millisecond))
+	if r.wrong != "" {
+		s += "\n" + r.wrong + "\n  " + strings.Join(r.trace, "\n  ")
+	}
+	return s
+}
+
+// visited is how a state was come to.
 type visited struct {
 	parent int32
 	by     action
@@ -322,8 +413,7 @@ type visited struct {
 // run explores.
 func (x *exploration) run() (res explored) {
 	began := time.Now()
-	first := x.start()
-	first.ways = slices.Clone(first.ways)
+	e, first := x.start()
 	all := []visited{{-1, action{}}}
 	seen := map[uint64]struct{}{first.digest(): {}}
 	type entry struct {
@@ -332,38 +422,37 @@ func (x *exploration) run() (res explored) {
 	}
 	level := []entry{{first, 0}}
 	var as []action
-	for len(level) > 0 && res.wrong == "" {
+	for len(level) > 0 && res.wrong == "" && !res.limited {
 		var next []entry
-		for _, e := range level {
-			as = x.actions(e.w, as[:0])
-			if wrong := x.atRest(e.w, as); wrong != "" {
-				res.wrong, res.trace = wrong, x.trace(all, e.id, nil)
+		for _, at := range level {
+			as = e.actions(at.w, as[:0])
+			if wrong := e.atRest(at.w, as); wrong != "" {
+				res.wrong, res.trace = wrong, x.trace(all, at.id, nil)
 				break
 			}
 			res.ends += b2i(isEnd(as))
 			for _, a := range as {
 				res.steps++
-				w, wrong := x.tryStep(e.w, a)
+				w, wrong := e.tryStep(at.w, a)
 				if wrong != "" {
-					res.wrong, res.trace = wrong, x.trace(all, e.id, &a)
+					res.wrong, res.trace = wrong, x.trace(all, at.id, &a)
 					break
 				}
 				h := w.digest()
 				if _, old := seen[h]; old {
+					e.spare = e.touched.memory
 					continue
 				}
 				seen[h] = struct{}{}
-				all = append(all, visited{e.id, a})
+				all = append(all, visited{at.id, a})
 				next = append(next, entry{w, int32(len(all) - 1)})
 			}
-			if res.wrong != "" || x.limit > 0 && len(all) > x.limit {
+			res.limited = x.limit > 0 && len(all) > x.limit
+			if res.wrong != "" || res.limited {
 				break
 			}
 		}
 		level = next
-		if x.limit > 0 && len(all) > x.limit {
-			break
-		}
 	}
 	res.states, res.took = len(all), time.Since(began)
 	return res
@@ -377,276 +466,17 @@ func b2i(b bool) int {
 }
 
 // tryStep is step with the invariants checked; a panic of the engine is a violation.
-func (x *exploration) tryStep(w *world, a action) (next *world, wrong string) {
+func (e *explorer) tryStep(w *world, a action) (next *world, wrong string) {
 	defer func() {
 		if p := recover(); p != nil {
 			wrong = fmt.Sprint("panic: ", p)
 		}
 	}()
-	next = x.step(w, a)
-	if wrong = x.account(next); wrong == "" {
-		wrong = x.invariants(w, next)
+	next = e.step(w, a)
+	if wrong = e.account(next); wrong == "" {
+		wrong = e.invariants(w, next)
 	}
 	return next, wrong
-}
-
-// account takes the answers given in a step, and what can be read after it, into the ways.
-func (x *exploration) account(w *world) string {
-	keys := x.keys()
-	for _, r := range w.replicas {
-		for _, op := range r.done {
-			if wrong := durable(w, op, x); wrong != "" {
-				return wrong
-			}
-		}
-	}
-	for k, key := range keys {
-		before := w.ways[k]
-		ws := append(ways(nil), before...).grow(x.requests, w.open, key)
-		for _, r := range w.replicas {
-			for _, op := range r.done {
-				i := int(op.Tag)
-				switch q := &x.requests[i]; {
-				case q.kind != OpFlush && q.key != key:
-				case q.kind == opEvict && op.Result.Status != Deleted:
-					ws = ws.refuse(i)
-				default:
-					ws = ws.answer(i, outcomeOf(op))
-				}
-			}
-		}
-		if len(ws) == 0 {
-			return fmt.Sprintf("not linearizable: no order of what has been asked explains the answers given in this step; before it:\n%v", before)
-		}
-		for _, r := range w.replicas {
-			it, value, st := r.peek(key)
-			if st == keyInvalid {
-				continue
-			}
-			present := st == keyValid && !it.Expired(exploredNow)
-			if !present {
-				value = ""
-			}
-			left := ws.read(present, value)
-			if len(left) == 0 {
-				return fmt.Sprintf("not linearizable: a read of %s at %s would give %v, which no order explains:\n%v", key, memberName(r.self.Number),
-					content{present: present, value: value}, ws)
-			}
-			ws = left
-		}
-		w.ways[k] = ws.unique()
-	}
-	for _, r := range w.replicas {
-		for _, op := range r.done {
-			w.open &^= 1 << op.Tag
-		}
-		r.done = nil
-	}
-	return ""
-}
-
-func outcomeOf(op *Op) outcome {
-	o := outcome{status: op.Result.Status, number: op.Result.Number}
-	if o.status == Hit {
-		o.value = string(op.Result.Value)
-	}
-	return o
-}
-
-// durable checks that an update that is answered is in every replica's memory, or that something newer is.
-func durable(w *world, op *Op, x *exploration) string {
-	if op.ts.IsZero() || op.Kind == opEvict && op.Result.Status != Deleted {
-		return ""
-	}
-	switch op.Result.Status {
-	case Stored, Number, Deleted, Touched, Flushed:
-	default:
-		return ""
-	}
-	for _, r := range w.replicas {
-		it, _, _ := r.peek(string(op.Key))
-		l := r.lane
-		known := !it.TS.Less(op.ts) || !l.floor.ts.Less(op.ts) || l.dropped.Version() >= op.ts.Version()
-		if !known {
-			return fmt.Sprintf("%v is answered, but %s holds nothing as new as %s", &x.requests[op.Tag], memberName(r.self.Number), showTS(op.ts))
-		}
-	}
-	return ""
-}
-
-// invariants are checked in every state, against the state before it.
-func (x *exploration) invariants(before, w *world) string {
-	for i, r := range w.replicas {
-		l, name := r.lane, memberName(r.self.Number)
-		if l.dropped.Version() > l.stable() {
-			return fmt.Sprintf("%s has dropped a tombstone of version %d, but stable is %d", name, l.dropped.Version(), l.stable())
-		}
-		if wrong := l.consistent(); wrong != "" {
-			return name + ": " + wrong
-		}
-		if old := before.replicas[i]; old != r {
-			if wrong := rises(old, r, x.keys()); wrong != "" {
-				return name + ": " + wrong
-			}
-		}
-	}
-	for _, key := range x.keys() {
-		if wrong := w.agree(key); wrong != "" {
-			return wrong
-		}
-	}
-	return ""
-}
-
-// agree checks that all replicas at which the key can be read hold the same: anything else would let two reads, one after the
-// other, go back in time.
-func (w *world) agree(key string) string {
-	var first *replica
-	var firstItem table.Item
-	var firstState keyState
-	for _, r := range w.replicas {
-		it, value, st := r.peek(key)
-		if st == keyInvalid {
-			continue
-		}
-		if st == keyTombstone {
-			st = keyAbsent
-		}
-		if first == nil {
-			first, firstItem, firstState = r, it, st
-			continue
-		}
-		_, firstValue, _ := first.peek(key)
-		if st != firstState || st == keyValid && (it.TS != firstItem.TS || value != firstValue || it.CAS != firstItem.CAS ||
-			it.Exptime != firstItem.Exptime || it.Flags != firstItem.Flags) {
-			return fmt.Sprintf("%s is readable at %s (state %d, %s, %q) and at %s (state %d, %s, %q)", key, memberName(first.self.Number), firstState,
-				showTS(firstItem.TS), firstValue, memberName(r.self.Number), st, showTS(it.TS), value)
-		}
-	}
-	return ""
-}
-
-// rises checks that nothing that must not fall has fallen between two states of a replica.
-func rises(old, r *replica, keys []string) string {
-	a, b := old.lane, r.lane
-	if b.clock < a.clock || b.dropped.Less(a.dropped) || b.floor.ts.Less(a.floor.ts) || b.stable() < a.stable() {
-		return fmt.Sprintf("the clock (%d, now %d), D (%s, now %s), F (%s, now %s) or stable (%d, now %d) has fallen", a.clock, b.clock, showTS(a.dropped),
-			showTS(b.dropped), showTS(a.floor.ts), showTS(b.floor.ts), a.stable(), b.stable())
-	}
-	for _, key := range keys {
-		was, _, _ := old.peek(key)
-		is, _, _ := r.peek(key)
-		switch {
-		case is.TS.IsZero(): // dropped, or below F: what agree and the ways show
-		case is.TS.Less(was.TS):
-			return fmt.Sprintf("the time stamp of %s has fallen from %s to %s", key, showTS(was.TS), showTS(is.TS))
-		case was.TS.IsZero() && is.TS.Version() <= a.dropped.Version():
-			return fmt.Sprintf("%s was not stored, and now is with %s, not above D (%s)", key, showTS(is.TS), showTS(a.dropped))
-		}
-	}
-	return ""
-}
-
-// consistent checks the engine's bookkeeping.
-func (l *Lane) consistent() string {
-	waiting := 0
-	for q := l.queues.first; q != nil; q = q.next {
-		if q.head == nil && q.yield == 0 {
-			return fmt.Sprintf("an empty queue of %s is kept", q.key)
-		}
-		for op := q.head; op != nil; op = op.next {
-			waiting++
-			if op.phase != queued {
-				return fmt.Sprintf("operation %d waits in phase %d", op.Tag, op.phase)
-			}
-		}
-	}
-	flying := 0
-	for _, op := range l.flight.slots {
-		flying += b2i(op != nil)
-	}
-	if waiting != l.queues.waiting || flying != l.flight.count || flying+len(l.flight.free) != len(l.flight.slots) {
-		return fmt.Sprintf("%d operations wait (counted %d), %d are in flight (counted %d, %d slots, %d free)", waiting, l.queues.waiting, flying, l.flight.count,
-			len(l.flight.slots), len(l.flight.free))
-	}
-	return ""
-}
-
-// isEnd reports whether nothing but ticks and breaks can happen any more.
-func isEnd(as []action) bool {
-	for _, a := range as {
-		if a.what != doTick && a.what != doDown {
-			return false
-		}
-	}
-	return true
-}
-
-// atRest checks a state in which nothing is under way: after some ticks everything is answered and nothing is kept for
-// later, and all replicas can read all keys and agree.
-func (x *exploration) atRest(w *world, as []action) (wrong string) {
-	if !isEnd(as) || bits.OnesCount8(w.submitted) != len(x.requests) || slices.Contains(w.ends, endDown) {
-		return ""
-	}
-	defer func() {
-		if p := recover(); p != nil {
-			wrong = fmt.Sprint("panic at the end: ", p)
-		}
-	}()
-	c := *w
-	c.links, c.digests, c.ways = slices.Clone(w.links), slices.Clone(w.digests), slices.Clone(w.ways)
-	c.replicas = make([]*replica, len(w.replicas))
-	for i, r := range w.replicas {
-		c.replicas[i] = r.clone()
-	}
-	check := func(c *world) string {
-		if wrong := x.account(c); wrong != "" {
-			return wrong
-		}
-		return x.invariants(c, c)
-	}
-	if wrong := c.settle(check); wrong != "" {
-		return "at the end: " + wrong
-	}
-	if c.open != 0 {
-		return fmt.Sprintf("at the end: requests %06b are not answered", c.open)
-	}
-	return x.readAll(&c)
-}
-
-// readAll reads every key at every replica, and checks that nothing is left over.
-func (x *exploration) readAll(c *world) string {
-	for _, key := range x.keys() {
-		for i, r := range c.replicas {
-			get := request{at: i, kind: OpGet, key: key}
-			r.submit(&get, 0, 0)
-			c.collect(i)
-		}
-		if wrong := c.settle(func(*world) string { return "" }); wrong != "" {
-			return "reading at the end: " + wrong
-		}
-		for i, r := range c.replicas {
-			if len(r.done) != 1 || r.done[0].Result.Status != c.replicas[0].done[0].Result.Status ||
-				string(r.done[0].Result.Value) != string(c.replicas[0].done[0].Result.Value) {
-				return fmt.Sprintf("at the end a get of %s at %s has %d answers, or another than at a", key, memberName(uint8(i+1)), len(r.done))
-			}
-		}
-		for _, r := range c.replicas {
-			r.done = nil
-		}
-	}
-	for i, r := range c.replicas {
-		if !r.lane.Idle() {
-			return fmt.Sprintf("at the end %s is not idle: %d in flight, %d waiting, %d tombstones", memberName(uint8(i+1)), r.lane.flight.count,
-				r.lane.queues.waiting, len(r.lane.tombs.pending))
-		}
-		for _, rec := range r.items.recs {
-			if rec.item.State != 0 {
-				return fmt.Sprintf("at the end %s holds %s in state %d", memberName(uint8(i+1)), rec.key, rec.item.State)
-			}
-		}
-	}
-	return ""
 }
 
 // trace tells the execution that leads to a state, and one action more.
@@ -659,54 +489,42 @@ func (x *exploration) trace(all []visited, id int32, last *action) []string {
 	if last != nil {
 		as = append(as, *last)
 	}
-	w := x.start()
+	e, w := x.start()
 	var lines []string
 	for _, a := range as {
-		lines = append(lines, x.show(w, a))
-		next, wrong := x.tryStep(w, a)
+		lines = append(lines, e.show(w, a))
+		next, wrong := e.tryStep(w, a)
 		if wrong != "" {
+			if next != nil {
+				w = next
+			}
 			break
 		}
 		w = next
 	}
-	return append(lines, w.show(x.keys())...)
+	return append(lines, w.show(e.keys)...)
 }
 
-func (x *exploration) show(w *world, a action) string {
+func (e *explorer) show(w *world, a action) string {
 	names := memberName(a.a+1) + memberName(a.b+1)
 	switch a.what {
 	case doSubmit:
-		return fmt.Sprintf("submit %d %v", a.a, &x.requests[a.a])
+		return fmt.Sprintf("submit %d %v", a.a, &e.requests[a.a])
 	case doDeliver:
-		return fmt.Sprintf("deliver %c>%c %s", names[0], names[1], showMessage(w.links[int(a.a)*x.replicas+int(a.b)][0]))
+		return fmt.Sprintf("deliver %c>%c %s", names[0], names[1], showMessage(w.links[int(a.a)*e.replicas+int(a.b)][0]))
 	case doDown:
 		return fmt.Sprintf("down %c (with %c)", names[0], names[1])
 	case doUp:
 		return fmt.Sprintf("up %c (with %c)", names[0], names[1])
+	case doRoom:
+		return fmt.Sprintf("room %c", names[0])
 	}
 	return fmt.Sprintf("tick %c", names[0])
 }
 
 func (w *world) show(keys []string) (lines []string) {
 	for _, r := range w.replicas {
-		l := r.lane
-		s := fmt.Sprintf("%s: clock=%d stable=%d D=%s F=%s", memberName(r.self.Number), l.clock, l.stable(), showTS(l.dropped), showTS(l.floor.ts))
-		for _, key := range keys {
-			it, value, st := r.peek(key)
-			s += fmt.Sprintf(" %s:{%s %s %q finisher=%d}", key, [...]string{"absent", "tombstone", "valid", "INVALID"}[st], showTS(it.TS), value, it.Finisher)
-		}
-		for _, op := range l.flight.slots {
-			if op != nil {
-				s += fmt.Sprintf(" flight:%d@%s", op.Tag, showTS(op.ts))
-			}
-		}
-		for q := l.queues.first; q != nil; q = q.next {
-			s += fmt.Sprintf(" queue(%s yield=%b clock=%v):", q.key, q.yield, q.clock)
-			for op := q.head; op != nil; op = op.next {
-				s += fmt.Sprintf(" %d", op.Tag)
-			}
-		}
-		lines = append(lines, s)
+		lines = append(lines, r.show(keys))
 	}
 	for i, ms := range w.links {
 		for _, m := range ms {
@@ -714,12 +532,4 @@ func (w *world) show(keys []string) (lines []string) {
 		}
 	}
 	return lines
-}
-
-func (e explored) String() string {
-	s := fmt.Sprintf("%d states, %d steps, %d ends in %v", e.states, e.steps, e.ends, e.took.Round(time.Millisecond))
-	if e.wrong != "" {
-		s += "\n" + e.wrong + "\n  " + strings.Join(e.trace, "\n  ")
-	}
-	return s
 }

@@ -41,12 +41,6 @@ func placeOf(it *table.Item) *place {
 	return (*place)(unsafe.Pointer(uintptr(unsafe.Pointer(it)) + whereOffset))
 }
 
-func (s *fakeStore) clone() *fakeStore {
-	c := *s
-	c.recs = append([]fakeRecord(nil), s.recs...)
-	return &c
-}
-
 func (s *fakeStore) lookup(key string) int {
 	for i := range s.recs {
 		if s.recs[i].key == key {

@@ -173,6 +173,30 @@ func TestEveryOperationThroughEveryReplica(t *testing.T) {
 	}
 }
 
+// TestReadsWaitForAFlush: while a flush is under way, not even a key that is not stored can be read without the lock. An older update of it may
+// be complete elsewhere.
+func TestReadsWaitForAFlush(t *testing.T) {
+	nodes := startNodes(t, 2, 64<<20)
+	const key = "never stored"
+	nl := &nodes[1].lanes[laneOf(table.Hash([]byte(key)))]
+	fromFirst := func(kind Kind) {
+		nl.lock()
+		nl.lane.Receive(&Message{Kind: kind, Bits: BitFlush, Lane: nl.lane.number, From: nodes[0].self, Epoch: nl.lane.epoch, TS: table.Timestamp{Write: 5<<8 | 1}})
+		nl.unlock(nil)
+	}
+	if _, status := read(nodes[1], key); status != ReadMiss {
+		t.Errorf("before the flush: %d, want a miss", status)
+	}
+	fromFirst(INV)
+	if _, status := read(nodes[1], key); status != ReadWait {
+		t.Errorf("during the flush: %d, want to wait", status)
+	}
+	fromFirst(VAL)
+	if _, status := read(nodes[1], key); status != ReadMiss {
+		t.Errorf("after the flush: %d, want a miss", status)
+	}
+}
+
 // TestIncrIsExact runs incr and add from all replicas at once on few keys.
 func TestIncrIsExact(t *testing.T) {
 	const replicas, callers, rounds = 3, 4, 200

@@ -18,7 +18,7 @@ type request struct {
 	value string
 	delta uint64
 	dead  bool // the exptime given lies in the past
-	fresh bool // cas: with a unique that no item has; else with that of the prologue's item
+	// A cas compares with the unique of the item that the prologue has left; where there is none, with one that no item has.
 }
 
 var opNames = [...]string{OpGet: "get", OpSet: "set", OpAdd: "add", OpReplace: "replace", OpAppend: "append", OpPrepend: "prepend", OpCAS: "cas",
@@ -93,6 +93,8 @@ func (r *request) run(i int, c content) (outcome, content) {
 			return outcome{status: Miss}, c
 		case OpAppend, OpPrepend, OpReplace:
 			return outcome{status: NotStored}, c
+		case opEvict: // the item was there, and expired
+			return outcome{status: Deleted}, c
 		}
 		return outcome{status: NotFound}, c
 	}
@@ -106,17 +108,24 @@ func (r *request) run(i int, c content) (outcome, content) {
 	case OpPrepend:
 		return outcome{status: Stored}, content{true, r.value + c.value, int8(i)}
 	case OpCAS:
-		if r.fresh || c.cas != -1 {
+		if c.cas != -1 {
 			return outcome{status: Exists}, c
 		}
 		return stored(r.value)
-	case OpIncr:
+	case OpIncr, OpDecr:
 		n, ok := parseNumber([]byte(c.value))
 		if !ok {
 			return outcome{status: NonNumeric}, c
 		}
-		n += r.delta
-		return outcome{status: Number, number: n}, content{true, fmt.Sprint(n), int8(i)}
+		switch {
+		case r.kind == OpIncr:
+			n += r.delta
+		case n < r.delta:
+			n = 0
+		default:
+			n -= r.delta
+		}
+		return outcome{status: Number, number: n}, content{true, fmt.Sprintf("%-*d", len(c.value), n), int8(i)}
 	case OpTouch, OpGat:
 		o := outcome{status: Touched}
 		if r.kind == OpGat {
@@ -146,69 +155,126 @@ type way struct {
 // ways are all possible orders for one key, in the order of their encodings.
 type ways []way
 
-// grow adds the ways in which requests that are open, and concern the key, have taken effect by now.
-func (ws ways) grow(requests []request, open uint8, key string) ways {
-	seen := make(map[way]bool, len(ws)*2)
+// judge follows the ways of one key. Sets of ways are numbered, and what a step makes of a set is worked out once.
+type judge struct {
+	key      string
+	requests []request
+	sets     []ways
+	numbers  map[string]int32
+	known    map[question]int32
+}
+
+// noWay is the number of the empty set: what has been answered or could be read is not linearizable.
+const noWay = 0
+
+// question is a step for a set of ways.
+type question struct {
+	set  int32
+	what byte
+	arg  uint8 // the request, or the set of open ones
+	o    outcome
+}
+
+func newJudge(key string, requests []request) *judge {
+	j := &judge{key: key, requests: requests, numbers: make(map[string]int32), known: make(map[question]int32)}
+	j.number(nil)
+	return j
+}
+
+// number returns the set's number.
+func (j *judge) number(ws ways) int32 {
+	slices.SortFunc(ws, func(a, b way) int { return strings.Compare(a.encode(), b.encode()) })
+	ws = slices.Compact(ws)
+	var all strings.Builder
 	for _, w := range ws {
-		seen[w] = true
+		all.WriteString(w.encode())
 	}
-	for i := 0; i < len(ws); i++ {
-		w := ws[i]
-		for j := range requests {
-			r := &requests[j]
-			if open&^w.ran&(1<<j) == 0 || r.key != key && r.kind != OpFlush {
-				continue
-			}
-			next := w
-			next.ran |= 1 << j
-			next.owed[j], next.now = r.run(j, w.now)
-			if !seen[next] {
-				seen[next] = true
-				ws = append(ws, next)
+	n, ok := j.numbers[all.String()]
+	if !ok {
+		n = int32(len(j.sets))
+		j.sets = append(j.sets, ws)
+		j.numbers[all.String()] = n
+	}
+	return n
+}
+
+// ask returns the number of the set that f makes of q's.
+func (j *judge) ask(q question, f func(ways) ways) int32 {
+	n, ok := j.known[q]
+	if !ok {
+		n = j.number(f(slices.Clone(j.sets[q.set])))
+		j.known[q] = n
+	}
+	return n
+}
+
+// grow adds the ways in which requests that are open, and concern the key, have taken effect by now.
+func (j *judge) grow(set int32, open uint8) int32 {
+	return j.ask(question{set: set, what: 'g', arg: open}, func(ws ways) ways {
+		seen := make(map[way]bool, len(ws)*2)
+		for _, w := range ws {
+			seen[w] = true
+		}
+		for n := 0; n < len(ws); n++ {
+			w := ws[n]
+			for i := range j.requests {
+				r := &j.requests[i]
+				if open&^w.ran&(1<<i) == 0 || r.key != j.key && r.kind != OpFlush {
+					continue
+				}
+				next := w
+				next.ran |= 1 << i
+				next.owed[i], next.now = r.run(i, w.now)
+				if !seen[next] {
+					seen[next] = true
+					ws = append(ws, next)
+				}
 			}
 		}
-	}
-	return ws
+		return ws
+	})
 }
 
 // answer keeps the ways in which request i has taken effect and is owed o.
-func (ws ways) answer(i int, o outcome) ways {
-	var kept ways
-	for _, w := range ws {
-		if w.ran&(1<<i) != 0 && w.owed[i] == o {
-			w.owed[i] = outcome{}
-			kept = append(kept, w)
+func (j *judge) answer(set int32, i int, o outcome) int32 {
+	return j.ask(question{set, 'a', uint8(i), o}, func(ws ways) (kept ways) {
+		for _, w := range ws {
+			if w.ran&(1<<i) != 0 && w.owed[i] == o {
+				w.owed[i] = outcome{}
+				kept = append(kept, w)
+			}
 		}
-	}
-	return kept.unique()
+		return kept
+	})
 }
 
 // refuse keeps the ways in which request i, an eviction, has not taken effect; now it never will.
-func (ws ways) refuse(i int) ways {
-	var kept ways
-	for _, w := range ws {
-		if w.ran&(1<<i) == 0 {
-			w.ran |= 1 << i
-			kept = append(kept, w)
+func (j *judge) refuse(set int32, i int) int32 {
+	return j.ask(question{set: set, what: 'r', arg: uint8(i)}, func(ws ways) (kept ways) {
+		for _, w := range ws {
+			if w.ran&(1<<i) == 0 {
+				w.ran |= 1 << i
+				kept = append(kept, w)
+			}
 		}
-	}
-	return kept.unique()
+		return kept
+	})
 }
 
 // read keeps the ways in which the key now holds a value, or none.
-func (ws ways) read(present bool, value string) ways {
-	var kept ways
-	for _, w := range ws {
-		if w.now.present == present && w.now.value == value {
-			kept = append(kept, w)
-		}
+func (j *judge) read(set int32, present bool, value string) int32 {
+	o := outcome{status: Miss}
+	if present {
+		o = outcome{status: Hit, value: value}
 	}
-	return kept
-}
-
-func (ws ways) unique() ways {
-	slices.SortFunc(ws, func(a, b way) int { return strings.Compare(a.encode(), b.encode()) })
-	return slices.Compact(ws)
+	return j.ask(question{set: set, what: 'h', o: o}, func(ws ways) (kept ways) {
+		for _, w := range ws {
+			if w.now.present == present && (!present || w.now.value == value) {
+				kept = append(kept, w)
+			}
+		}
+		return kept
+	})
 }
 
 func (w way) encode() string {

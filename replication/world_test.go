@@ -25,7 +25,8 @@ type replica struct {
 	sent []sent
 	done []*Op
 
-	digest uint64 // of the state, 0: not known
+	digest uint64         // of the state, 0: not known
+	memory *replicaMemory // where it is a part of one
 }
 
 type sent struct {
@@ -66,38 +67,57 @@ func newReplicas(n int, timing Timing) []*replica {
 }
 
 // clone copies a replica. The original must not be given another input: the copy shares its read-only memory.
-func (r *replica) clone() *replica {
-	c := &replica{self: r.self, items: r.items.clone(), unique: r.unique, refuse: r.refuse}
-	l := *r.lane
-	l.env, l.items = c, c.items
+func (r *replica) clone() *replica { return r.cloneInto(new(replicaMemory)) }
+
+// replicaMemory is a replica in one piece.
+type replicaMemory struct {
+	replica
+	lane  Lane
+	items fakeStore
+}
+
+// cloneInto is clone with the copy's memory given. It may be that of a copy that nobody needs any more.
+func (r *replica) cloneInto(c *replicaMemory) *replica {
+	slots, free, recs := c.lane.flight.slots[:0], c.lane.flight.free[:0], c.items.recs[:0]
+	c.items = *r.items
+	c.items.recs = append(recs, r.items.recs...)
+	c.replica = replica{self: r.self, lane: &c.lane, items: &c.items, unique: r.unique, refuse: r.refuse, memory: c}
+	l := &c.lane
+	*l = *r.lane
+	l.env, l.items = &c.replica, &c.items
 	l.out, l.scratch = Message{}, nil
-	l.flight.slots = make([]*Op, len(r.lane.flight.slots), len(r.lane.flight.slots)+2)
-	l.flight.free = slices.Clone(r.lane.flight.free)
-	for i, op := range r.lane.flight.slots {
+	for _, op := range r.lane.flight.slots {
 		if op != nil {
-			l.flight.slots[i] = cloneOp(op)
+			op = cloneOp(op)
 		}
+		slots = append(slots, op)
 	}
-	l.tombs.pending = make([]tomb, len(r.lane.tombs.pending))
-	copy(l.tombs.pending, r.lane.tombs.pending)
+	l.flight.slots, l.flight.free = slots, append(free, r.lane.flight.free...)
+	l.tombs.pending = slices.Clone(r.lane.tombs.pending)
+	for i := range l.tombs.pending { // key buffers are used again, and must not be shared
+		l.tombs.pending[i].key = slices.Clone(l.tombs.pending[i].key)
+	}
 	l.queues = cloneQueues(&r.lane.queues)
-	c.lane = &l
-	return c
+	return &c.replica
 }
 
 // cloneOp shares key and values, which an op in flight or in a queue only reads, and leaves the buffers to the original.
 func cloneOp(op *Op) *Op {
 	c := *op
-	c.owned, c.built, c.Result.Value, c.next = nil, nil, nil, nil
+	c.owned, c.built, c.next = nil, nil, nil
+	c.Result.Value = nil
+	if len(op.Result.Value) > 0 { // what a gat under way will answer
+		c.Result.Value = slices.Clone(op.Result.Value)
+	}
 	return &c
 }
 
 func cloneQueues(qs *queues) queues {
-	c := queues{byHash: make(map[uint64]*keyQueue), waiting: qs.waiting}
+	c := queues{waiting: qs.waiting, byHash: make(map[uint64]*keyQueue)}
 	for q := qs.first; q != nil; q = q.next {
 		n := new(keyQueue)
 		*n = *q
-		n.head, n.tail = nil, nil
+		n.key, n.head, n.tail = slices.Clone(q.key), nil, nil
 		for op := q.head; op != nil; op = op.next {
 			n.push(cloneOp(op))
 		}
@@ -149,6 +169,9 @@ func (e *encoder) num(ns ...uint64) {
 		e.b = binary.AppendUvarint(e.b, n)
 	}
 }
+
+// fixed is num for what is a hash: eight bytes, without looking for short ones.
+func (e *encoder) fixed(n uint64) { e.b = binary.LittleEndian.AppendUint64(e.b, n) }
 
 func (e *encoder) ts(ts table.Timestamp) { e.num(ts.Write, ts.Step) }
 
@@ -207,8 +230,9 @@ func (e *encoder) op(op *Op) {
 	e.num(op.Tag, op.id, op.acked, uint64(op.phase), op.minimum, min(uint64(op.losses), tiredAfter))
 	e.ts(op.ts)
 	if op.phase == inFlight {
-		e.num(op.item.CAS, uint64(op.item.Exptime), uint64(op.item.State))
+		e.num(op.item.CAS, uint64(op.item.Exptime), uint64(op.item.State), uint64(op.Result.Status), op.Result.Number)
 		e.str(string(op.newValue))
+		e.str(string(op.Result.Value))
 	}
 }
 
@@ -257,18 +281,15 @@ func (r *replica) state(e *encoder) uint64 {
 // or the content that would be answered.
 func (r *replica) peek(key string) (it table.Item, value string, st keyState) {
 	i := r.items.lookup(key)
-	if i < 0 && r.lane.floor.invalid {
-		return it, "", keyInvalid
+	if i >= 0 {
+		it, value = r.items.recs[i].item, r.items.recs[i].value
 	}
-	if i < 0 {
-		return it, "", keyAbsent
-	}
-	it, value = r.items.recs[i].item, r.items.recs[i].value
-	if r.lane.governed(&it) {
-		if r.lane.floor.invalid {
-			return it, "", keyInvalid
+	if i < 0 || r.lane.governed(&it) {
+		f := &r.lane.floor
+		if f.invalid {
+			return table.Item{TS: f.ts, Finisher: f.finisher}, "", keyInvalid
 		}
-		return it, "", keyAbsent
+		return table.Item{}, "", keyAbsent
 	}
 	switch {
 	case it.State&table.Invalid != 0:
@@ -277,6 +298,46 @@ func (r *replica) peek(key string) (it table.Item, value string, st keyState) {
 		return it, "", keyTombstone
 	}
 	return it, value, keyValid
+}
+
+// copy copies a state, so that the copy can be changed in place.
+func (w *world) copy() *world {
+	c := *w
+	c.links, c.digests, c.ends, c.ways = slices.Clone(w.links), slices.Clone(w.digests), slices.Clone(w.ends), slices.Clone(w.ways)
+	c.replicas = make([]*replica, len(w.replicas))
+	for i, r := range w.replicas {
+		c.replicas[i] = r.clone()
+	}
+	return &c
+}
+
+// show writes the replica's state on one line.
+func (r *replica) show(keys []string) string {
+	l := r.lane
+	s := fmt.Sprintf("%s: clock=%d stable=%d D=%s F=%s", memberName(r.self.Number), l.clock, l.stable(), showTS(l.dropped), showTS(l.floor.ts))
+	if l.floor.invalid {
+		s += " invalid"
+	}
+	for _, key := range keys {
+		it, value, st := r.peek(key)
+		s += fmt.Sprintf(" %s:{%s %s %q", key, [...]string{"absent", "tombstone", "valid", "INVALID"}[st], showTS(it.TS), value)
+		if st == keyInvalid {
+			s += " finisher=" + memberName(it.Finisher)
+		}
+		s += "}"
+	}
+	for _, op := range l.flight.slots {
+		if op != nil {
+			s += fmt.Sprintf(" flight:%d@%s", op.Tag, showTS(op.ts))
+		}
+	}
+	for q := l.queues.first; q != nil; q = q.next {
+		s += fmt.Sprintf(" queue(%s yield=%b clock=%v room=%v):", q.key, q.yield, q.clock, q.room)
+		for op := q.head; op != nil; op = op.next {
+			s += fmt.Sprintf(" %d", op.Tag)
+		}
+	}
+	return s
 }
 
 // memberName writes member 1 as a, 2 as b.
