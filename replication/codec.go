@@ -285,8 +285,8 @@ var messageShapes = [32]uint8{
 
 const (
 	messageBits  = BitTombstone | BitOnAbsent | BitFlush | BitAbsent | BitTired // those that have a meaning
-	noValueBits  = BitTombstone | BitFlush | BitAbsent               // those that say that there is no value
-	versionLimit = 1 << 56                                           // clocks and versions are below it
+	noValueBits  = BitTombstone | BitFlush | BitAbsent                          // those that say that there is no value
+	versionLimit = 1 << 56                                                      // clocks and versions are below it
 )
 
 // checkMessage says what is wrong with m, for both ends: what would be refused there is not sent here.

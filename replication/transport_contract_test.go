@@ -29,8 +29,8 @@ func newInmemNetwork(_ testing.TB, o transporttest.Options) transporttest.Networ
 	for number := 1; number <= o.Members; number++ {
 		n.group = append(n.group, uint8(number))
 	}
-	if o.OutLimit != 0 {
-		n.OutLimit = o.OutLimit
+	if n.OutLimit = o.OutLimit; n.OutLimit == 0 {
+		n.OutLimit = replication.OutLimitFor(o.ValueMax)
 	}
 	return n
 }
