@@ -226,18 +226,19 @@ func (n *node) PeerUp(member replication.Member) error {
 		}
 	}
 	p.up, p.member, p.theirs, p.expected, p.unended, p.pending = true, member, 0, [table.Lanes]uint64{}, 0, counts{}
-	n.mu.Lock()
-	p.channels++
-	p.current, p.channel = member, counts{}
-	channel := p.channels
-	n.check()
-	n.mu.Unlock()
+	channel := p.channels + 1 // only handler calls of the peer change it
 	for i := range n.lanes {
 		l := &n.lanes[i]
 		l.mu.Lock()
 		l.channel[member.Number], l.next[member.Number] = channel, 0
 		l.mu.Unlock()
 	}
+	// From here on the test may know of the channel: what it sends then is not lost.
+	n.mu.Lock()
+	p.channels = channel
+	p.current, p.channel = member, counts{}
+	n.check()
+	n.mu.Unlock()
 	// What is sent here must arrive although nobody flushes after it.
 	if n.resend != nil {
 		n.resend()
