@@ -210,10 +210,27 @@ func dump(n *Node) map[string]holding {
 	return held
 }
 
+// holdsInvalid reports whether a replica holds an invalid item.
+func (c *cluster) holdsInvalid() (invalid bool) {
+	for _, n := range c.nodes {
+		for i := range n.lanes {
+			nl := &n.lanes[i]
+			nl.lock()
+			nl.items.Each(func(_ []byte, it *table.Item) bool {
+				invalid = invalid || it.State&table.Invalid != 0
+				return !invalid
+			})
+			nl.unlock(nil)
+		}
+	}
+	return invalid
+}
+
 // requireSame fails unless all replicas, at rest, hold the same, and all of it valid. It returns what they hold.
 func (c *cluster) requireSame() map[string]holding {
 	c.t.Helper()
 	c.awaitRest()
+	await(c.t, "the last VALs have come", func() bool { return !c.holdsInvalid() }) // a follower has nothing to do until they do
 	first := dump(c.nodes[0])
 	differences := 0
 	differ := func(format string, args ...any) {
