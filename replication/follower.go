@@ -239,7 +239,9 @@ func (l *Lane) onSTATE(m *Message) {
 		next.TS = m.Newer
 	}
 	next.State |= table.Invalid
-	l.mustPut(hash, m.Key, &next, m.Value)
+	if err := l.put(hash, m.Key, &next, m.Value); err != nil {
+		return // the key stays invalid, and is asked about again
+	}
 	l.revalidate(hash, m.Key)
 	if q := l.queues.find(hash, m.Key); q != nil {
 		l.drain(q)

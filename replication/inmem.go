@@ -13,7 +13,8 @@ import (
 // shows what would not survive the wire; it shows a forgotten Flush, because nothing is delivered without; and it spoils the
 // buffers that it has handed over, which shows who keeps slices of them. Break, Cut, and Hold are its faults.
 type InmemNetwork struct {
-	// OutLimit is TCPConfig.OutLimit. It is set before the first transport is started.
+	// OutLimit is TCPConfig.OutLimit, which here has no ValueMax to be taken from: NewInmemNetwork sets it for values up to
+	// 1 MiB. It is changed before the first transport is started.
 	OutLimit int
 
 	mu    sync.Mutex
@@ -23,7 +24,7 @@ type InmemNetwork struct {
 
 // NewInmemNetwork returns a network that connects whoever starts.
 func NewInmemNetwork() *InmemNetwork {
-	return &InmemNetwork{OutLimit: defaultOutLimit, pairs: make(map[[2]uint8]*inmemPair), taken: make(map[uint8]bool)}
+	return &InmemNetwork{OutLimit: OutLimitFor(1 << 20), pairs: make(map[[2]uint8]*inmemPair), taken: make(map[uint8]bool)}
 }
 
 // inmemPair is what lies between two members: at most one link at a time, and the faults that a test has ordered.
@@ -62,6 +63,7 @@ type Inmem struct {
 
 	mu      sync.Mutex
 	started bool
+	closed  bool
 }
 
 // inmemPeer is one end of a pair.
@@ -169,16 +171,16 @@ func (p *inmemPair) breakLink(reason error) {
 
 // Start implements Transport. The number must not be in use by a transport that has not been closed.
 func (t *Inmem) Start(h Handler) error {
-	n := t.network
-	n.mu.Lock()
-	inUse := n.taken[t.self.Number]
-	n.taken[t.self.Number] = true
-	n.mu.Unlock()
-	if inUse {
-		return fmt.Errorf("replication: member %d has been started and not closed", t.self.Number)
-	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	switch {
+	case t.closed:
+		return errTransportClosed
+	case t.started:
+		return errStartedBefore
+	case !t.network.claim(t.self.Number):
+		return fmt.Errorf("replication: member %d has been started and not closed", t.self.Number)
+	}
 	t.started, t.handler = true, h
 	for _, p := range t.peers {
 		if p != nil {
@@ -186,6 +188,17 @@ func (t *Inmem) Start(h Handler) error {
 		}
 	}
 	return nil
+}
+
+// claim makes the number the caller's; false: another transport has it.
+func (n *InmemNetwork) claim(number uint8) bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.taken[number] {
+		return false
+	}
+	n.taken[number] = true
+	return true
 }
 
 // run serves one link after the other.
@@ -337,6 +350,10 @@ func (t *Inmem) Stats(f func(name string, value uint64)) {
 
 // Close implements Transport.
 func (t *Inmem) Close() error {
+	t.mu.Lock()
+	started := t.started && !t.closed
+	t.closed = true
+	t.mu.Unlock()
 	t.closing.Do(func() {
 		close(t.done)
 		for _, p := range t.peers {
@@ -349,15 +366,12 @@ func (t *Inmem) Close() error {
 				})
 			}
 		}
-		t.wg.Wait()
-		t.mu.Lock()
-		defer t.mu.Unlock()
-		if t.started {
-			t.network.mu.Lock()
-			delete(t.network.taken, t.self.Number)
-			t.network.mu.Unlock()
-		}
 	})
 	t.wg.Wait()
+	if started {
+		t.network.mu.Lock()
+		delete(t.network.taken, t.self.Number)
+		t.network.mu.Unlock()
+	}
 	return nil
 }

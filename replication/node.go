@@ -46,15 +46,24 @@ type Node struct {
 	room       room
 	counters   counters
 
-	stop chan struct{}
-	done sync.WaitGroup
+	stop    chan struct{}
+	done    sync.WaitGroup
+	closing sync.Once
+	closed  error
 }
 
 // nodeLane is a lane's engine, and the world that it sees.
 type nodeLane struct {
 	node  *Node
 	items *table.Lane // its lock is the lane's
+	store nodeItems   // the same, as the engine sees it
 	lane  *Lane
+
+	// What Admit has taken in this locked section: memory, to be given back at its end; and of the update being started its cost, and the
+	// peers that its INV has not been sent to.
+	taken, cost int64
+	unsent      uint64
+	closed      bool // nothing may begin any more
 
 	// finished are the operations to be handed back once the lock is released, a list by Op.next.
 	finished, lastFinished *Op
@@ -63,6 +72,8 @@ type nodeLane struct {
 	slow  atomic.Bool   // operations wait, or a flush is under way: reads must take their place in the queues
 	floor atomic.Uint64 // F's Write word; F has no steps
 	busy  atomic.Bool   // Tick has something to do
+
+	starved atomic.Bool // operations may be waiting for room
 
 	_ [64]byte // the next lane's atomics lie on lines of their own
 }
@@ -107,14 +118,15 @@ func assemble(cfg Config, incarnation, unique uint64) (*Node, error) {
 	n.ops.New = func() any { return new(Op) }
 	n.unique.Store(unique)
 	n.membership.init(n)
-	if err := n.credit.init(n.table.MemoryBytes(), cfg.ItemSizeMax, n.membership.expected); err != nil && !n.alone {
+	if err := n.credit.init(n.table.MemoryBytes(), n.table.SegmentBytes(), cfg.ItemSizeMax, n.membership.expected); err != nil && !n.alone {
 		return nil, err
 	}
 	n.room.init(n)
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.node, nl.items = n, n.table.Lane(i)
-		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(cfg.OpTimeout))
+		nl.store.Lane = nl.items
+		nl.lane = NewLane(uint8(i), nl, &nl.store, fits{n.table}, timing(cfg.OpTimeout))
 		nl.lane.SetView(n.membership.view())
 	}
 	return n, nil
@@ -165,23 +177,27 @@ func (n *Node) startTransport() error {
 }
 
 // Close leaves the group: it ends the channels to the other replicas and returns when nothing of the node runs any more. Operations in
-// flight are answered Unavailable.
+// flight are answered Unavailable, and so is what is submitted later. Reads must have ended before the table is closed.
 func (n *Node) Close() error {
-	n.ready.Store(false)
-	close(n.stop)
-	n.done.Wait()
-	var err error
-	if n.transport != nil {
-		err = n.transport.Close()
-	}
-	for i := range n.lanes {
-		nl := &n.lanes[i]
-		nl.lock()
-		nl.lane.Abandon("this replica is shutting down")
-		nl.unlock(nil)
-	}
-	return err
+	n.closing.Do(func() {
+		n.membership.close()
+		close(n.stop)
+		n.done.Wait()
+		if n.transport != nil {
+			n.closed = n.transport.Close()
+		}
+		for i := range n.lanes {
+			nl := &n.lanes[i]
+			nl.lock()
+			nl.closed = true
+			nl.lane.Abandon(shuttingDown)
+			nl.unlock(nil)
+		}
+	})
+	return n.closed
 }
+
+const shuttingDown = "this replica is shutting down"
 
 // NewOp returns an op for Submit.
 func (n *Node) NewOp() *Op { return n.ops.Get().(*Op) }
@@ -197,49 +213,57 @@ func laneOf(hash uint64) int { return table.LaneOf(hash) }
 // Submit runs op. If it returns true, op.Result is the answer; otherwise op is the engine's until op.Client.Done.
 func (n *Node) Submit(op *Op) (done bool) {
 	if !n.ready.Load() {
-		op.Result = Result{Status: Unavailable, Err: n.Reason(), Value: op.Result.Value[:0]}
-		return true
+		return n.refuse(op)
 	}
 	if op.Kind != OpGet && op.Kind != OpDelete {
 		n.makeRoomFor(op)
+		if n.cfg.DisableEvictions && n.isFullFor(op) {
+			op.Result = Result{Status: OutOfMemory, Value: op.Result.Value[:0]}
+			return true
+		}
 	}
 	nl := &n.lanes[laneOf(op.Hash)]
 	nl.lock()
+	if nl.closed {
+		nl.unlock(nil)
+		return n.refuse(op)
+	}
 	done = nl.lane.Submit(op)
 	nl.unlock(nil)
 	return done
+}
+
+// refuse answers an operation that is not begun.
+func (n *Node) refuse(op *Op) (done bool) {
+	op.Result = Result{Status: Unavailable, Err: n.Reason(), Value: op.Result.Value[:0]}
+	return true
 }
 
 // FlushAll makes everything stored before it absent, in every lane of every replica. op.Kind must be OpFlush; the rest is as
 // with Submit.
 func (n *Node) FlushAll(op *Op) (done bool) {
 	if !n.ready.Load() {
-		op.Result = Result{Status: Unavailable, Err: n.Reason()}
-		return true
-	}
-	if n.alone {
-		for i := range n.lanes {
-			nl := &n.lanes[i]
-			nl.lock()
-			nl.lane.Submit(op)
-			nl.unlock(nil)
-		}
-		return true
+		return n.refuse(op)
 	}
 	all := &flushAll{node: n, op: op}
-	all.left.Store(table.Lanes)
+	all.left.Store(table.Lanes + 1) // one for this loop, which therefore answers only what it alone has finished
 	for i := range n.lanes {
 		part := n.NewOp()
 		part.Kind, part.Client = OpFlush, all
 		nl := &n.lanes[i]
 		nl.lock()
-		done := nl.lane.Submit(part)
+		done := true
+		if nl.closed {
+			n.refuse(part)
+		} else {
+			done = nl.lane.Submit(part)
+		}
 		nl.unlock(nil)
 		if done {
-			all.Done(part)
+			all.finish(part)
 		}
 	}
-	return false
+	return all.left.Add(-1) == 0 && all.answer()
 }
 
 // flushAll gathers the flushes of all lanes into the answer of one operation.
@@ -250,20 +274,31 @@ type flushAll struct {
 	failed atomic.Pointer[string]
 }
 
+// Done implements Client.
 func (f *flushAll) Done(part *Op) Flusher {
+	if last := f.finish(part); last {
+		f.answer()
+		return f.op.Client.Done(f.op)
+	}
+	return nil
+}
+
+// finish takes in one lane's answer; last: there are no more to come.
+func (f *flushAll) finish(part *Op) (last bool) {
 	if part.Result.Status == Unavailable {
 		why := part.Result.Err
 		f.failed.Store(&why)
 	}
 	f.node.FreeOp(part)
-	if f.left.Add(-1) > 0 {
-		return nil
-	}
-	f.op.Result.Status = Flushed
+	return f.left.Add(-1) == 0
+}
+
+func (f *flushAll) answer() (done bool) {
+	f.op.Result = Result{Status: Flushed, Value: f.op.Result.Value[:0]}
 	if why := f.failed.Load(); why != nil {
-		f.op.Result = Result{Status: Unavailable, Err: *why}
+		f.op.Result.Status, f.op.Result.Err = Unavailable, *why
 	}
-	return f.op.Client.Done(f.op)
+	return true
 }
 
 // Flush ends a pass of work: what it has produced for the other replicas is sent.
@@ -279,7 +314,12 @@ func (nl *nodeLane) lock() { nl.items.Lock() }
 // have finished: their flushers are added to pass, or called at once if pass is nil.
 func (nl *nodeLane) unlock(pass *pass) {
 	l := nl.lane
+	nl.settle()
 	nl.publishFloor()
+	if nl.taken != 0 {
+		nl.node.credit.taken.Add(-nl.taken)
+		nl.taken = 0
+	}
 	if slow := l.queues.any() || l.floor.invalid; slow != nl.slow.Load() {
 		nl.slow.Store(slow)
 	}
@@ -340,7 +380,11 @@ func (p *pass) end() {
 func (nl *nodeLane) Send(to uint8, m *Message) {
 	nl.publishFloor() // before anybody can be told of it
 	if m.Kind == INV {
-		nl.node.credit.spend(to, m)
+		if nl.unsent&bit(to) != 0 && storesValue(m) && invCost(m) == nl.cost {
+			nl.unsent &^= bit(to)
+		} else {
+			nl.node.credit.spend(to, m)
+		}
 	}
 	nl.node.transport.Send(to, m)
 }
@@ -360,7 +404,35 @@ func (nl *nodeLane) Done(op *Op) {
 func (nl *nodeLane) Unique() uint64 { return nl.node.unique.Add(1) }
 
 func (nl *nodeLane) Admit(keyLen, valueLen int) bool {
-	return nl.node.admit(itemCost(keyLen, valueLen))
+	nl.settle()
+	n, cost := nl.node, itemCost(keyLen, valueLen)
+	if !n.credit.admit(n.membership.expected, nl.lane.number, cost, int64(n.table.FreeBytes())) {
+		nl.starved.Store(true)
+		return false
+	}
+	nl.taken += cost
+	nl.cost, nl.unsent = cost, n.membership.expected
+	return true
+}
+
+// settle gives back the credit of an update that was admitted and not sent. Where there is no channel now, the next one begins anew.
+func (nl *nodeLane) settle() {
+	if unsent := nl.unsent & nl.lane.open; unsent != 0 {
+		nl.node.credit.refund(unsent, nl.cost)
+	}
+	nl.unsent = 0
+}
+
+// isFullFor reports whether op stores a new value that there is no room for.
+func (n *Node) isFullFor(op *Op) bool {
+	switch op.Kind {
+	case OpSet, OpAdd, OpReplace, OpAppend, OpPrepend, OpCAS:
+		if n.alone {
+			return false // Put knows best
+		}
+		return int64(n.table.FreeBytes())-n.credit.reserve(n.membership.expected) < itemCost(len(op.Key), len(op.Value))
+	}
+	return false
 }
 
 type fits struct{ *table.Table }

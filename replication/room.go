@@ -9,73 +9,179 @@ import (
 // room makes memory free ahead of need, by reclaiming in the lanes that hold the most. In a group an item is given up by all
 // replicas together: eviction is a delete that goes through the protocol, begun by the one member that evicts in the item's lane.
 type room struct {
-	low     int64 // bytes kept free for others and for what comes next
+	low     int64  // free memory, in bytes, below which the node evicts: for the others, and for what comes next
+	own     uint64 // lanes that this member evicts in
 	pending atomic.Int64
-	evictor [table.Lanes]bool // lanes that this member evicts in
-	hand    atomic.Uint32
+	at      atomic.Uint32 // lane in which a segment is being collected
+	hand    atomic.Uint32 // of compactOthers
+	now     atomic.Uint32 // Unix seconds, as of the last keepRoom
 }
 
-// aheadSegments is how many segments a node keeps free beyond what is promised to others.
+// How much one call of makeRoom may do, in steps of Collect, which are some tens of microseconds each: little where somebody waits for
+// the caller.
+const (
+	stepsOfSubmit = 8
+	stepsOfBatch  = 32
+	stepsOfTick   = 128
+	stepsOfClock  = 4096
+	stepsNoLimit  = 1 << 30
+)
+
+// aheadSegments is how many segments a group of one keeps free, and a group beyond what a large update needs.
 const aheadSegments = 8
 
 func (r *room) init(n *Node) {
 	r.low = int64(aheadSegments * n.table.SegmentBytes())
 	if !n.alone {
-		r.low += n.credit.reserve(n.membership.expected)
+		r.low += n.credit.low(n.membership.expected)
 	}
 	var numbers []uint8
 	for set := n.membership.expected | bit(n.self.Number); set != 0; set &= set - 1 {
 		numbers = append(numbers, lowest(set))
 	}
-	for i := range r.evictor {
-		r.evictor[i] = numbers[i%len(numbers)] == n.self.Number
-	}
-}
-
-// makeRoomFor makes room for what op may write, before its lane is locked.
-func (n *Node) makeRoomFor(op *Op) {
-	free := int64(n.table.FreeBytes())
-	need := n.room.low
-	if size := len(op.Key) + len(op.Value); size > n.table.SegmentBytes() || op.Kind == OpAppend || op.Kind == OpPrepend {
-		need += int64(n.table.NeedBytes(len(op.Key), len(op.Value)))
-	}
-	if free < need {
-		n.makeRoom(need, op.Now, nil)
-	}
-}
-
-// roomForINV makes room for a follower's update. Its sender has credit, so that this finds work only when the group evicts too slowly.
-func (n *Node) roomForINV(m *Message) {
-	need := int64(n.table.NeedBytes(len(m.Key), len(m.Value)))
-	if int64(n.table.FreeBytes()) < need {
-		n.makeRoom(need, 0, &n.membership.passes[m.From.Number])
-	}
-}
-
-// makeRoom reclaims until so many bytes are free, or will be when the evictions under way are done, or nothing more is to be
-// had. A lane that has nothing to give is left alone for the rest of the call: Collect says so once in each round through the lane, and then
-// begins another, so that lanes which all of them keep what they have would send the caller round for ever.
-func (n *Node) makeRoom(need int64, now uint32, pass *pass) {
-	enough := func() bool { return int64(n.table.FreeBytes())+n.room.pending.Load() >= need }
-	// First where this member is the evictor, then everywhere: a group that evicts too slowly must not stop.
-	for _, all := range [2]bool{false, true} {
-		var spent [table.Lanes]bool
-		for left := table.Lanes; left > 0 && !enough(); {
-			i := int(n.room.hand.Add(1) % table.Lanes)
-			if !spent[i] && !n.reclaim(i, now, all, pass) {
-				spent[i] = true
-				left--
-			}
+	for lane := range table.Lanes {
+		if numbers[lane%len(numbers)] == n.self.Number {
+			r.own |= 1 << lane
 		}
 	}
 }
 
-// reclaim has one lane give back some memory, and reports whether there was any.
-func (n *Node) reclaim(lane int, now uint32, all bool, pass *pass) (progress bool) {
+// makeRoomFor makes room for what op may write, before its lane is locked. A group of one has it then, if it can be had; in a group
+// the operation waits for it, if need be (Env.Admit).
+func (n *Node) makeRoomFor(op *Op) {
+	need := n.room.low
+	if int64(n.table.FreeBytes()) >= need+int64(n.table.NeedBytes(len(op.Key), int(n.cfg.ItemSizeMax))) {
+		return
+	}
+	if size := n.sizeOf(op); size > n.table.SegmentBytes() {
+		need += int64(n.table.NeedBytes(len(op.Key), size))
+	}
+	steps := stepsNoLimit
+	if !n.alone {
+		steps = stepsOfSubmit + int(need-n.room.low)/n.table.SegmentBytes()
+	}
+	n.makeRoom(need, steps, op.Now, nil)
+}
+
+// sizeOf is how long a value op may write, in bytes. Most read-modify-writes write again what is stored.
+func (n *Node) sizeOf(op *Op) int {
+	size := len(op.Value)
+	switch op.Kind {
+	case OpAppend, OpPrepend, OpTouch, OpGat:
+		nl := &n.lanes[laneOf(op.Hash)]
+		var it table.Item
+		nl.lock()
+		if nl.items.Find(op.Hash, op.Key, &it) {
+			size += it.ValueLen
+		}
+		nl.unlock(nil)
+	}
+	return size
+}
+
+// hasRoom reports whether so many bytes are free, or will be when the evictions under way are done.
+func (n *Node) hasRoom(need int64) bool {
+	return int64(n.table.FreeBytes())+n.room.pending.Load() >= need
+}
+
+// makeRoom reclaims until there is so much room, the steps are used up, or nothing more is to be had. A lane that has nothing to give is
+// left alone for the rest of the call: Collect says so once in each round through the lane, and then begins another.
+func (n *Node) makeRoom(need int64, steps int, now uint32, pass *pass) {
+	if n.cfg.DisableEvictions {
+		n.compactAll(need, steps, now, pass)
+		return
+	}
+	for spent := uint64(0); steps > 0 && !n.hasRoom(need); {
+		steps -= n.compactOthers(now, pass)
+		lane, all, ok := n.chooseLane(spent)
+		if !ok {
+			return
+		}
+		made, more := n.reclaim(lane, steps, now, all, pass)
+		steps -= made
+		if !more {
+			spent |= 1 << lane
+		}
+	}
+}
+
+// chooseLane chooses where to reclaim: in the fullest of this member's own lanes; in another's, all, where that holds an eighth more, since
+// its member evicts too slowly then and a group must not stop. A segment that has been begun is done first: until it is, it costs memory.
+func (n *Node) chooseLane(spent uint64) (lane int, all, ok bool) {
+	if lane = int(n.room.at.Load()); spent&(1<<lane) == 0 && n.lanes[lane].items.Collecting() {
+		return lane, n.room.own&(1<<lane) == 0, true
+	}
+	mine, most := n.table.FullestOf(n.room.own &^ spent)
+	lane, segments := n.table.FullestOf(^spent)
+	switch {
+	case segments < 0:
+		return 0, false, false
+	case most >= 0 && segments <= most+most/8+1:
+		return mine, false, true
+	}
+	return lane, n.room.own&(1<<lane) == 0, true
+}
+
+// reclaim has one lane give back some memory: until the segment in hand is done, or the steps are. It returns the steps made, and whether
+// there may be more to gain.
+func (n *Node) reclaim(lane, steps int, now uint32, all bool, pass *pass) (made int, more bool) {
+	nl := &n.lanes[lane]
+	n.room.at.Store(uint32(lane))
+	for more = true; more && made < steps; made++ {
+		nl.lock()
+		more = nl.items.Collect(now, func(key []byte, hash uint64, it *table.Item) table.Verdict {
+			return nl.verdict(key, hash, it, now, all)
+		})
+		done := !nl.items.Collecting()
+		nl.unlock(pass)
+		if done {
+			return made + 1, more
+		}
+	}
+	return max(made, 1), more
+}
+
+// Where others evict, the deletes leave garbage here: parts of segments, which come back when what still lives there is moved. othersAtOnce is
+// how many such lanes are looked at before each segment that is collected for its items.
+const othersAtOnce = 2
+
+// compactOthers gives back garbage in lanes that others evict in, and returns the steps made.
+func (n *Node) compactOthers(now uint32, pass *pass) (made int) {
+	if n.room.own == ^uint64(0) {
+		return 0
+	}
+	for looked := 0; looked < othersAtOnce; looked++ {
+		lane := int(n.room.hand.Add(1) % table.Lanes)
+		for n.room.own&(1<<lane) == 0 && n.compact(lane, garbageShare, now, pass) {
+			made++
+		}
+	}
+	return made
+}
+
+// Segments of which one part in so many is garbage are worth being emptied: with evictions, and where there is no other way to
+// come by memory.
+const (
+	garbageShare      = 4
+	garbageShareNoGet = 16
+)
+
+// compactAll gives back garbage in all lanes, where nothing may be evicted.
+func (n *Node) compactAll(need int64, steps int, now uint32, pass *pass) {
+	for looked := 0; looked < table.Lanes && steps > 0 && !n.hasRoom(need); looked++ {
+		lane := int(n.room.hand.Add(1) % table.Lanes)
+		for steps > 0 && n.compact(lane, garbageShareNoGet, now, pass) {
+			steps--
+		}
+	}
+}
+
+// compact makes one step of giving back garbage in a lane; false: there is not enough of it.
+func (n *Node) compact(lane, share int, now uint32, pass *pass) (progress bool) {
 	nl := &n.lanes[lane]
 	nl.lock()
-	progress = nl.items.Collect(now, func(key []byte, hash uint64, it *table.Item) table.Verdict {
-		return nl.verdict(key, hash, it, now, all)
+	progress = nl.items.Compact(share, now, func(key []byte, hash uint64, it *table.Item) table.Verdict {
+		return nl.verdict(key, hash, it, now, false)
 	})
 	nl.unlock(pass)
 	return progress
@@ -88,7 +194,7 @@ func (nl *nodeLane) verdict(key []byte, hash uint64, it *table.Item, now uint32,
 	switch {
 	case nl.lane.Flushed(it):
 		return table.Drop
-	case n.cfg.DisableEvictions && !expired, !all && !n.room.evictor[nl.lane.number]:
+	case n.cfg.DisableEvictions && !expired, !all && n.room.own&(1<<nl.lane.number) == 0:
 		return table.Keep
 	}
 	op := n.NewOp()
@@ -96,6 +202,9 @@ func (nl *nodeLane) verdict(key []byte, hash uint64, it *table.Item, now uint32,
 	verdict := nl.lane.Evict(op, hash, key, it)
 	if verdict == table.Pending {
 		op.Delta = uint64(itemCost(len(key), valueLen))
+		if expired {
+			op.Flags = evictExpired
+		}
 		n.room.pending.Add(int64(op.Delta))
 		return verdict
 	}
@@ -106,11 +215,14 @@ func (nl *nodeLane) verdict(key []byte, hash uint64, it *table.Item, now uint32,
 	return verdict
 }
 
+// evictExpired, in the Flags of an eviction, says that the item had expired.
+const evictExpired = 1
+
 // evicted is told of every eviction that has ended.
 func (n *Node) evicted(op *Op) {
 	n.room.pending.Add(-int64(op.Delta))
 	if op.Result.Status == Deleted {
-		n.counters.gone(false)
+		n.counters.gone(op.Flags == evictExpired)
 	}
 }
 
@@ -119,6 +231,7 @@ const sweepRecords = 256
 
 // keepRoom is called by the clock: it gives back expired items that nobody reads, and makes room before it is needed.
 func (n *Node) keepRoom(now uint32, pass *pass) {
+	n.room.now.Store(now)
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.lock()
@@ -127,15 +240,19 @@ func (n *Node) keepRoom(now uint32, pass *pass) {
 		})
 		nl.unlock(pass)
 	}
-	if int64(n.table.FreeBytes()) < n.room.low {
-		n.makeRoom(n.room.low, now, pass)
+	n.moreRoom(stepsOfClock, pass)
+}
+
+// moreRoom makes room where it is short, and lets go on who waited for it, here and at the peers.
+func (n *Node) moreRoom(steps int, pass *pass) {
+	if !n.hasRoom(n.room.low) {
+		n.makeRoom(n.room.low, steps, n.room.now.Load(), pass)
 	}
 	if n.alone {
 		return
 	}
-	for set := n.membership.expected; set != 0; set &= set - 1 {
-		n.grant(lowest(set))
-	}
+	n.unstallAll(pass)
+	n.grantAll()
 	n.admitAgain(pass)
 }
 
@@ -143,6 +260,7 @@ func (n *Node) keepRoom(now uint32, pass *pass) {
 type counters struct {
 	evictions atomic.Uint64
 	reclaimed atomic.Uint64
+	stalled   atomic.Uint64
 }
 
 func (c *counters) gone(expired bool) {

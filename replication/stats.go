@@ -40,9 +40,7 @@ func (n *Node) Stats(f func(name, value string)) {
 	count("credit_window_bytes", uint64(n.credit.window))
 	for set := n.membership.expected; set != 0; set &= set - 1 {
 		peer := lowest(set)
-		p := &n.credit.peers[peer]
-		prefix := "peer:" + strconv.Itoa(int(peer)) + ":"
-		count(prefix+"credit_left_bytes", uint64(max(0, p.limit.Load()-p.sent.Load())))
+		count("peer:"+strconv.Itoa(int(peer))+":credit_left_bytes", uint64(n.credit.left(peer)))
 	}
 	n.transport.Stats(count)
 }

@@ -31,9 +31,9 @@ type TCPConfig struct {
 	// ValueMax is the most bytes of a value, 1 to MaxValue, the same in the whole group.
 	ValueMax int
 
-	// OutLimit is the most bytes that may wait for one member beyond what its socket has taken; 0: 64 MiB. A message that finds so
-	// much waiting breaks the channel (the engine then sends again), so that a member that does not read costs bounded memory: OutLimit and
-	// one message. What the engine has in flight to one member must therefore be less.
+	// OutLimit is the most bytes that may wait for one member beyond what its socket has taken; 0: OutLimitFor(ValueMax). A message
+	// that finds so much waiting breaks the channel (the engine then sends again), so that a member that does not read costs bounded
+	// memory: OutLimit and one message. What the engine has in flight to one member must therefore be less.
 	OutLimit int
 	// PeerTimeout is how long a member may leave bytes or keepalive probes unacknowledged, or its receive window closed, before
 	// its channel is broken; 0: 5 s, at least 1 s. It notices vanished hosts and cut cables; a process that dies is noticed at once.
@@ -44,12 +44,19 @@ type TCPConfig struct {
 
 // Defaults and limits of TCP.
 const (
-	defaultOutLimit         = 64 << 20
 	defaultPeerTimeout      = 5 * time.Second
 	defaultHandshakeTimeout = 5 * time.Second
 
 	strangersMax = 128 // connections at once that have not said who they are yet
 )
+
+// OutLimitFor is the OutLimit, in bytes, that suits values of up to valueMax bytes. The updates on their way to a member are bounded by its
+// credit: two of the largest values, or 16 MiB where that is more (credit.init). The answers to its updates may carry values too, as
+// many in the usual case. The rest is for messages without values, which no credit bounds. A member that stays away longer
+// than that takes is one that the group waits for anyway.
+func OutLimitFor(valueMax int) int { return 64<<20 + 4*valueMax }
+
+var errStartedBefore = errors.New("replication: the transport has been started before")
 
 // errTransportClosed is what PeerDown is told when Close ends a channel.
 var errTransportClosed = errors.New("this replica closes")
@@ -131,7 +138,7 @@ func (cfg *TCPConfig) complete() error {
 		return fmt.Errorf("replication: PeerTimeout %v is below 1s", cfg.PeerTimeout)
 	}
 	if cfg.OutLimit == 0 {
-		cfg.OutLimit = defaultOutLimit
+		cfg.OutLimit = OutLimitFor(cfg.ValueMax)
 	}
 	if cfg.PeerTimeout == 0 {
 		cfg.PeerTimeout = defaultPeerTimeout
@@ -171,7 +178,7 @@ func (t *TCP) Start(h Handler) error {
 	case t.closed:
 		return errTransportClosed
 	case t.started:
-		return errors.New("replication: the transport has been started before")
+		return errStartedBefore
 	}
 	t.started, t.handler = true, h
 	if t.cfg.Listener != nil {

@@ -14,10 +14,12 @@ import (
 )
 
 // How often a member that cannot be reached is tried: after redialMin, then twice as long each time up to
-// redialMax, each wait between half and all of that, so that a group does not knock in step at one that comes back.
+// redialMax, each wait between half and all of that, so that a group does not knock in step at one that comes back. While two members get
+// through to each other, however often their connection breaks, the waits are shorter, for the group waits for them.
 const (
 	redialMin   = 20 * time.Millisecond
 	redialMax   = 500 * time.Millisecond
+	redialAgain = 80 * time.Millisecond // at most, after a channel that both had accepted
 	dialTimeout = 2 * time.Second
 	steadyAfter = 1 * time.Second // a channel that lived as long makes the waits short again
 )
@@ -47,6 +49,7 @@ func newTCPPeer(t *TCP, number uint8, address string) *tcpPeer {
 func (p *tcpPeer) dialLoop() {
 	t := p.transport
 	for wait := redialMin; ; {
+		before := p.stats.connects.Load()
 		up, err := p.dial()
 		if t.ctx.Err() != nil {
 			return
@@ -54,6 +57,8 @@ func (p *tcpPeer) dialLoop() {
 		p.say(err)
 		if up > steadyAfter {
 			wait = redialMin
+		} else if p.stats.connects.Load() != before {
+			wait = min(wait, redialAgain)
 		}
 		if !t.sleep(wait/2 + rand.N(wait/2)) {
 			return

@@ -52,7 +52,8 @@ type victim struct {
 	at      uint32     // bytes that have been dealt with
 	from    segmentUse // queue that it was in
 	compact bool       // chosen for its garbage: nobody is evicted
-	gain    uint32     // bytes found dead or given up, and uses lowered
+	dead    uint32     // bytes found dead: a gain once the segment is given back
+	gain    uint32     // bytes given up, and uses lowered
 }
 
 // Collect does one step of making room in the lane: some tens of microseconds. It asks visit about items that
@@ -62,10 +63,34 @@ func (l *Lane) Collect(now uint32, visit Visit) (progress bool) {
 	if l.victim.id == 0 && !l.chooseVictim() {
 		return false
 	}
+	l.collect(now, visit)
+	return true
+}
+
+// Compact is Collect of garbage only: of segments of which one part in share, or more, is dead (items that were overwritten, deleted or
+// removed). Only expired items are asked about. It returns false if there is no such segment.
+func (l *Lane) Compact(share int, now uint32, visit Visit) (progress bool) {
+	if l.victim.id == 0 {
+		id := l.mostDead(uint64(share))
+		if id == 0 {
+			return false
+		}
+		l.setVictim(id, true)
+	}
+	l.collect(now, visit)
+	return true
+}
+
+// Collecting reports whether a segment has been begun to be collected and is not done: as long as that is so, what was moved out of it
+// takes memory twice.
+func (l *Lane) Collecting() bool { return l.victim.id != 0 }
+
+// collect does one step of emptying the victim.
+func (l *Lane) collect(now uint32, visit Visit) {
 	l.change()
 	v := &l.victim
 	if v.id == 0 {
-		return true // only passed over
+		return // only passed over
 	}
 	base, end := l.offset(v.id), l.segments[v.id].used
 	stop := min(end, v.at+stepBytes)
@@ -75,7 +100,7 @@ func (l *Lane) Collect(now uint32, visit Visit) (progress bool) {
 		w := *l.word(rec)
 		switch {
 		case w&markDead != 0:
-			v.gain += uint32(n)
+			v.dead += uint32(n)
 		case w&markPiece != 0:
 			l.movePiece(&l.main, rec, true)
 		default:
@@ -86,7 +111,6 @@ func (l *Lane) Collect(now uint32, visit Visit) (progress bool) {
 	if v.at >= end {
 		l.finishVictim()
 	}
-	return true
 }
 
 // collectItem decides about one item of the victim.
@@ -100,7 +124,13 @@ func (l *Lane) collectItem(now uint32, rec, w uint64, visit Visit) {
 	l.readHeader(rec, w, it)
 	expired := it.Expired(now)
 	switch {
-	case it.State&(Tombstone|Invalid) != 0, v.compact && !expired:
+	case v.compact && !expired:
+		l.survive(it, entry)
+		return
+	}
+	l.asked = true
+	switch {
+	case it.State&(Tombstone|Invalid) != 0:
 		l.survive(it, entry)
 		return
 	case usesOf(entry) > 0 && !expired:
@@ -151,10 +181,11 @@ func (l *Lane) survive(it *Item, entry uint64) {
 // says that there is nothing to choose from, or that all of the lane has been seen without gaining anything.
 func (l *Lane) chooseVictim() bool {
 	if l.fruitless > l.small.count+l.main.count {
-		l.fruitless = 0
-		return false
+		asked := l.asked
+		l.fruitless, l.asked = 0, false
+		return !asked && l.chooseOpen()
 	}
-	if id := l.mostDead(); id != 0 {
+	if id := l.mostDead(deadShare); id != 0 {
 		l.setVictim(id, true)
 		return true
 	}
@@ -167,7 +198,9 @@ func (l *Lane) chooseVictim() bool {
 			}
 		}
 		id := l.main.head
-		if id == 0 || l.small.head != 0 && l.small.count*100 > (l.small.count+l.main.count)*smallPercent {
+		// The main queue may hold nothing but pieces of what has its header in the small one.
+		tooMany := l.small.count*100 > (l.small.count+l.main.count)*smallPercent || l.fruitless > l.main.count
+		if id == 0 || l.small.head != 0 && tooMany {
 			id = l.small.head
 		}
 		if id == 0 {
@@ -185,6 +218,20 @@ func (l *Lane) chooseVictim() bool {
 	return true
 }
 
+// chooseOpen makes an open segment the victim, where no item has been met in the full ones: they hold nothing but pieces, and the headers of
+// these, which are what has to be asked about, are in the open ones.
+func (l *Lane) chooseOpen() bool {
+	for _, q := range []*queue{&l.small, &l.main} {
+		if id := q.open; id != 0 && l.segments[id].live > 0 {
+			l.change()
+			l.seal(q)
+			l.setVictim(id, false)
+			return true
+		}
+	}
+	return false
+}
+
 func (l *Lane) setVictim(id uint32, compact bool) {
 	s := &l.segments[id]
 	l.unlink(l.queueOf(s.use), id)
@@ -198,22 +245,23 @@ func (l *Lane) finishVictim() {
 	s := &l.segments[v.id]
 	s.pinned = false
 	if s.live == 0 {
+		v.gain += v.dead
 		l.release(v.id)
 	} else {
 		s.waiting = true
 		l.push(&l.main, v.id)
 	}
 	if v.gain > 0 {
-		l.fruitless = 0
+		l.fruitless, l.asked = 0, false
 	} else {
 		l.fruitless++
 	}
 	l.victim = victim{}
 }
 
-// mostDead is the full segment with the least that lives in it, if that is little enough; else 0.
-func (l *Lane) mostDead() (id uint32) {
-	least := uint32(l.segmentBytes - l.segmentBytes/deadShare)
+// mostDead is the full segment with the least that lives in it, if one part in share of it is dead; else 0.
+func (l *Lane) mostDead(share uint64) (id uint32) {
+	least := uint32(l.segmentBytes - l.segmentBytes/share)
 	for _, q := range []*queue{&l.small, &l.main} {
 		for i := q.head; i != 0; i = l.segments[i].next {
 			if s := &l.segments[i]; s.live < least && !s.waiting {
@@ -224,8 +272,10 @@ func (l *Lane) mostDead() (id uint32) {
 	return id
 }
 
-// isOnePiece tells whether the segment is filled by one piece of a value.
+// isOnePiece tells whether the segment is filled by one piece of a value, and holds nothing else: the next item's header may lie behind it.
 func (l *Lane) isOnePiece(id uint32) bool {
-	w := *l.word(l.offset(id))
-	return w&markDead == 0 && w&markPiece != 0 && w>>lengthShift >= l.segmentBytes-l.segmentBytes/deadShare
+	first := l.offset(id)
+	w := *l.word(first)
+	return w&markDead == 0 && w&markPiece != 0 && w>>lengthShift >= l.segmentBytes-l.segmentBytes/deadShare &&
+		l.recordBytes(first) == uint64(l.segments[id].used)
 }

@@ -37,6 +37,7 @@ type Lane struct {
 	// Reclaiming (collect.go, sweep.go).
 	victim     victim
 	fruitless  int    // segments in a row that Collect gained nothing from
+	asked      bool   // an item was met since Collect last gained something, or saw all of the lane
 	sweeping   uint32 // segment that Sweep is in; 0: none
 	sweepAt    uint32 // bytes of it that Sweep has seen
 	sweepLeast uint32 // least exptime that Sweep has left in it

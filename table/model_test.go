@@ -232,7 +232,7 @@ func (m *model) makeRoom(bytes uint64) bool {
 			m.finishDelete()
 		}
 		if !ok {
-			if idle++; idle > 4*Lanes {
+			if idle++; idle > Lanes {
 				return false
 			}
 		}

@@ -3,6 +3,7 @@ package table
 import (
 	"errors"
 	"fmt"
+	"math/bits"
 	"unsafe"
 
 	"github.com/dgryski/go-farm"
@@ -130,11 +131,21 @@ func (t *Table) Fits(keyBytes, valueBytes int, flags uint32) bool {
 // Fullest is the number of the lane that holds the most memory, the one to reclaim from first: keys are spread evenly over
 // the lanes, so lanes of one size treat all items alike. It may be called without any lock.
 func (t *Table) Fullest() int {
-	most, fullest := int64(-1), 0
-	for i := range t.lanes {
-		if n := t.lanes[i].logSegments.Load(); n > most {
-			most, fullest = n, i
+	lane, _ := t.FullestOf(^uint64(0))
+	return lane
+}
+
+// FullestOf is Fullest of a set of lanes, bit i for lane i, and how many segments of items that lane holds; -1 if the set is empty.
+func (t *Table) FullestOf(lanes uint64) (lane int, segments int64) {
+	segments = -1
+	for ; lanes != 0; lanes &= lanes - 1 {
+		i := bits.TrailingZeros64(lanes)
+		if n := t.lanes[i].logSegments.Load(); n > segments {
+			lane, segments = i, n
 		}
 	}
-	return fullest
+	return lane, segments
 }
+
+// A set of lanes is a word: this array cannot be built otherwise.
+var _ [64 - Lanes]struct{}

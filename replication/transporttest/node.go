@@ -39,8 +39,9 @@ type node struct {
 	lanes     [table.Lanes]lane
 
 	// Set before start.
-	admit func(peer replication.Member) error // nil: everybody
-	block func(m *replication.Message)        // called in Receive
+	admit  func(peer replication.Member) error // nil: everybody
+	block  func(m *replication.Message)        // called in Receive
+	resend func()                              // called in PeerUp, when send works
 
 	peers [replication.MaxMember + 1]peer
 
@@ -76,6 +77,9 @@ type peer struct {
 	total    counts
 	channel  counts // of the present channel
 }
+
+// channelNow is the number of our present channel with the peer, for its handler calls.
+func (p *peer) channelNow() uint64 { return p.channels }
 
 type counts struct {
 	messages, echoes uint64
@@ -127,8 +131,22 @@ func (n *node) fail(format string, args ...any) {
 func (n *node) await(what string, done func() bool) {
 	n.t.Helper()
 	if !n.awaitQuietly(done) {
-		n.t.Fatalf("member %d: gave up waiting until %s", n.self.Number, what)
+		n.t.Fatalf("member %d: gave up waiting until %s; %s", n.self.Number, what, n.describe())
 	}
+}
+
+// describe says what the node was told by each peer.
+func (n *node) describe() string {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	text := "it was told"
+	for number := range n.peers {
+		if p := &n.peers[number]; p.channels+p.refusals > 0 {
+			text += fmt.Sprintf(" of member %d: %d channels, %d ends (%v), %d refusals, %d messages, %d echoes;",
+				number, p.channels, p.downs, p.reason, p.refusals, p.total.messages, p.total.echoes)
+		}
+	}
+	return text
 }
 
 func (n *node) awaitQuietly(done func() bool) bool {
@@ -154,6 +172,13 @@ func (n *node) awaitUp(number uint8) {
 	n.t.Helper()
 	p := &n.peers[number]
 	n.await(fmt.Sprintf("member %d is up", number), func() bool { return p.channels > p.downs })
+}
+
+// echoes is how many echoes have come from a peer.
+func (n *node) echoes(number uint8) uint64 {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.peers[number].total.echoes
 }
 
 // send enqueues a message for a peer under the lane's lock and returns its number in the lane and channel; ok is false if
@@ -201,19 +226,23 @@ func (n *node) PeerUp(member replication.Member) error {
 		}
 	}
 	p.up, p.member, p.theirs, p.expected, p.unended, p.pending = true, member, 0, [table.Lanes]uint64{}, 0, counts{}
-	n.mu.Lock()
-	p.channels++
-	p.current, p.channel = member, counts{}
-	channel := p.channels
-	n.check()
-	n.mu.Unlock()
+	channel := p.channels + 1 // only handler calls of the peer change it
 	for i := range n.lanes {
 		l := &n.lanes[i]
 		l.mu.Lock()
 		l.channel[member.Number], l.next[member.Number] = channel, 0
 		l.mu.Unlock()
 	}
+	// From here on the test may know of the channel: what it sends then is not lost.
+	n.mu.Lock()
+	p.channels = channel
+	p.current, p.channel = member, counts{}
+	n.check()
+	n.mu.Unlock()
 	// What is sent here must arrive although nobody flushes after it.
+	if n.resend != nil {
+		n.resend()
+	}
 	n.send(member.Number, opening, replication.Message{Kind: replication.MARK})
 	n.transport.Flush()
 	n.mu.Lock()

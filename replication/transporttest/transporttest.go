@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -16,7 +17,7 @@ import (
 type Options struct {
 	Members  int
 	ValueMax int // bytes of the largest value that is sent
-	OutLimit int // bytes that may wait for one member; 0: at least 64 MiB
+	OutLimit int // bytes that may wait for one member; 0: replication.OutLimitFor(ValueMax)
 }
 
 // Network makes the transports of one group, and can break what lies between them.
@@ -39,6 +40,7 @@ func Run(t *testing.T, open func(t testing.TB, o Options) Network) {
 		{"slow receiver", testSlowReceiver},
 		{"overflow", testOverflow},
 		{"breaks", testBreaks},
+		{"resend", testResend},
 		{"refusal", testRefusal},
 		{"restart", testRestart},
 		{"member that is down", testDown},
@@ -115,31 +117,42 @@ func testOrder(t *testing.T, open func(t testing.TB, o Options) Network) {
 	}
 }
 
-// Large and tiny values, mixed, in both directions at once.
+// Large and tiny values, mixed, in both directions at once: first those at which something changes in a transport or in the encoding, then
+// sizes drawn so that each power of two is as likely.
 func testSizes(t *testing.T, open func(t testing.TB, o Options) Network) {
-	sizes := []int{0, 1, 7, 250, 4096, 1, 32 << 10, 64<<10 + 1, 0, 1 << 20, 3, 4 << 20, 1}
+	const valueMax = 64 << 20
+	sizes := []int{0, 1, 7, 250, 255, 256, 4096, 1, 32<<10 - 1, 32 << 10, 64<<10 - 1, 64 << 10, 64<<10 + 1, 0, 1 << 20, 3, 4 << 20, 1}
+	drawn := 100
 	if !testing.Short() {
-		sizes = append(sizes, 64<<20, 0, 5, 1<<20, 200_000, 64<<20, 1)
+		sizes = append(sizes, valueMax, 0, 5, 1<<20, 200_000, valueMax, 1)
+		drawn = 400
 	}
-	nodes := group(t, open(t, Options{Members: 2, ValueMax: 64 << 20}), 2)
+	nodes := group(t, open(t, Options{Members: 2, ValueMax: valueMax}), 2)
 	var senders sync.WaitGroup
 	for _, n := range nodes[1:] {
 		senders.Go(func() {
 			r := rand.New(rand.NewPCG(7, uint64(n.self.Number)))
 			to := 3 - n.self.Number
 			p := &n.peers[to]
+			sizes := slices.Clone(sizes)
+			for range drawn {
+				sizes = append(sizes, r.IntN(1<<r.IntN(22)))
+			}
 			for i, size := range sizes {
 				n.send(to, uint8(r.IntN(firstEcho)), update(r, size, wantsEcho))
 				n.send(to, uint8(r.IntN(firstEcho)), update(r, 10, wantsEcho))
-				n.transport.Flush()
+				if size > 1<<10 || r.IntN(4) == 0 {
+					n.transport.Flush()
+				}
 				if size > 1<<20 && !n.awaitQuietly(func() bool { return p.total.echoes >= uint64(2*i) }) {
 					n.fail("no echo while sending %d bytes", size)
 				}
 			}
+			n.transport.Flush()
 		})
 	}
 	senders.Wait()
-	want := uint64(2 * len(sizes))
+	want := uint64(2 * (len(sizes) + drawn))
 	for _, n := range nodes[1:] {
 		p := &n.peers[3-n.self.Number]
 		n.await("all echoes came", func() bool { return p.total.messages == want && p.total.echoes == want })
@@ -175,7 +188,7 @@ func testSlowReceiver(t *testing.T, open func(t testing.TB, o Options) Network) 
 	}
 	for _, pair := range [][2]uint8{{1, 3}, {3, 1}, {3, 2}} {
 		from, p := nodes[pair[0]], &nodes[pair[0]].peers[pair[1]]
-		before := p.total.echoes
+		before := from.echoes(pair[1])
 		from.send(pair[1], 0, update(r, 10, wantsEcho))
 		from.transport.Flush()
 		from.await("a message passes by the slow member", func() bool { return p.total.echoes == before+1 })
@@ -183,6 +196,8 @@ func testSlowReceiver(t *testing.T, open func(t testing.TB, o Options) Network) 
 	close(gate)
 	p := &slow.peers[1]
 	slow.await("everything came", func() bool { return p.total.messages == messages })
+	slow.mu.Lock()
+	defer slow.mu.Unlock()
 	if p.channels != 1 {
 		t.Errorf("%d channels, one was enough", p.channels)
 	}
@@ -296,6 +311,59 @@ func sendUntil(n *node, laneNumber uint8, valueMax int, stop <-chan struct{}) {
 	}
 }
 
+// Updates are sent again in every new channel, before anything else, until they have been acknowledged, as the engine does it; values are
+// large, so that channels break in the middle of them. In the end the receiver has every update.
+func testResend(t *testing.T, open func(t testing.TB, o Options) Network) {
+	const inFlight, valueMax = 24, 300_000
+	updates, breakEvery := 1_500, 50
+	if testing.Short() {
+		updates /= 5
+	}
+	network := open(t, Options{Members: 2, ValueMax: valueMax})
+	receiver := newNode(t, network, 1, 1)
+	has := make(map[uint64]bool) // by version; guarded by receiver.mu
+	receiver.block = func(m *replication.Message) {
+		if m.Kind == replication.INV {
+			receiver.mu.Lock()
+			has[m.TS.Version()] = true
+			receiver.mu.Unlock()
+		}
+	}
+	sender := newNode(t, network, 2, 1)
+	p := &sender.peers[1]
+	flight := newResender(sender, inFlight)
+	sender.resend = flight.sendAgain
+	sender.block = func(m *replication.Message) {
+		if m.Kind == replication.ACK {
+			flight.acknowledged(m)
+		}
+	}
+	nodes := []*node{nil, receiver.start(), sender.start()}
+	connected(nodes)
+	r := rand.New(rand.NewPCG(5, 5))
+	for version := uint64(1); version <= uint64(updates); version++ {
+		if !flight.launch(version, update(r, r.IntN(valueMax), wantsEcho)) {
+			t.Fatalf("gave up waiting for acknowledgements after %d updates", version)
+		}
+		if version%uint64(breakEvery) == 0 {
+			network.Break(1, 2)
+		}
+	}
+	if !flight.drained() {
+		t.Fatal("gave up waiting until the last updates are acknowledged")
+	}
+	receiver.mu.Lock()
+	if len(has) != updates {
+		t.Errorf("%d updates were acknowledged, the receiver has %d", updates, len(has))
+	}
+	receiver.mu.Unlock()
+	sender.mu.Lock()
+	if p.channels < 3 {
+		t.Errorf("%d channels: nothing was broken", p.channels)
+	}
+	sender.mu.Unlock()
+}
+
 // A member that is refused by PeerUp is told why, or never told that it is up; it is tried again.
 func testRefusal(t *testing.T, open func(t testing.TB, o Options) Network) {
 	for _, refuser := range []uint8{1, 2} {
@@ -316,7 +384,10 @@ func testRefusal(t *testing.T, open func(t testing.TB, o Options) Network) {
 			}
 			nodes[1].start()
 			nodes[2].start()
-			connected(nodes)
+			// The refused may be told of channels that the refuser does not take. So it is asked second: the one that the refuser
+			// has taken came after the refused had been told of the end of all others.
+			strict.awaitUp(refused.self.Number)
+			refused.awaitUp(refuser)
 			r := rand.New(rand.NewPCG(1, 1))
 			for _, n := range nodes[1:] {
 				p := &n.peers[3-n.self.Number]
@@ -324,6 +395,8 @@ func testRefusal(t *testing.T, open func(t testing.TB, o Options) Network) {
 				n.transport.Flush()
 				n.await("an echo came", func() bool { return p.total.echoes == 1 })
 			}
+			refused.mu.Lock()
+			defer refused.mu.Unlock()
 			p := &refused.peers[refuser]
 			if p.channels != p.downs+1 || p.channels > 4 {
 				t.Errorf("the refused was told of %d channels and %d ends", p.channels, p.downs)
@@ -331,6 +404,8 @@ func testRefusal(t *testing.T, open func(t testing.TB, o Options) Network) {
 			if p.downs > 0 && !strings.Contains(p.reason.Error(), reason) {
 				t.Errorf("the refused was told %q", p.reason)
 			}
+			strict.mu.Lock()
+			defer strict.mu.Unlock()
 			if s := &strict.peers[3-refuser]; s.refusals != 3 || s.channels != 1 {
 				t.Errorf("the refuser refused %d times and accepted %d", s.refusals, s.channels)
 			}
@@ -354,7 +429,7 @@ func testRestart(t *testing.T, open func(t testing.TB, o Options) Network) {
 					return p.channels > p.downs && p.current == replication.Member{Number: restarted, Incarnation: incarnation}
 				})
 				nodes[restarted].awaitUp(other.self.Number)
-				before := p.total.echoes
+				before := other.echoes(restarted)
 				other.send(restarted, 0, update(r, 10, wantsEcho))
 				other.transport.Flush()
 				other.await("an echo came", func() bool { return p.total.echoes == before+1 })

@@ -1,0 +1,149 @@
+package replication
+
+import (
+	"sync"
+	"sync/atomic"
+
+	"hermesd/table"
+)
+
+// stall keeps what a peer has sent for lanes that have no memory for it, until they have. Credit sees to it that this does not happen, but for
+// rounding (credit.init): a lane may need a whole segment for the first byte. So a lane stalls for one peer only, and the others go on
+// evicting, which brings the segment. What a peer sends for a stalled lane waits behind, in order. It is bounded by the peer's credit, and by
+// the acknowledgements of this member's own updates.
+type stall struct {
+	lanes atomic.Uint64 // bit i: messages for lane i wait
+
+	mu    sync.Mutex // held while messages are delivered from here: later ones must not pass them
+	from  Member
+	queue []byte // encoded messages
+}
+
+// enqueue keeps m if its lane is stalled already, or force is set.
+func (s *stall) enqueue(m *Message, force bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.lanes.Load()&bit(m.Lane) == 0 && !force {
+		return false
+	}
+	s.from = m.From
+	s.queue = AppendMessage(s.queue, m)
+	s.lanes.Or(bit(m.Lane))
+	return true
+}
+
+// clear forgets everything: the channel is gone, and what counts is sent again.
+func (s *stall) clear() {
+	s.mu.Lock()
+	s.queue = nil
+	s.lanes.Store(0)
+	s.mu.Unlock()
+}
+
+// receive delivers a message of a peer, or keeps it.
+func (n *Node) receive(m *Message, pass *pass) {
+	s := &n.membership.stalls[m.From.Number]
+	if s.lanes.Load()&bit(m.Lane) != 0 && s.enqueue(m, false) {
+		return
+	}
+	if !n.hasMemoryFor(m) {
+		need := n.needFor(m)
+		n.makeRoom(need, stepsOfBatch+int(need)/n.table.SegmentBytes(), n.room.now.Load(), pass)
+		if !n.hasMemoryFor(m) {
+			n.counters.stalled.Add(1)
+			s.enqueue(m, true)
+			return
+		}
+	}
+	n.deliver(m, pass)
+}
+
+// storesValue reports whether delivering m may take memory: a delete does not.
+func storesValue(m *Message) bool { return m.Kind == INV && m.Bits&(BitTombstone|BitFlush) == 0 }
+
+// needFor is the memory, in bytes, that has to be free for storing the message's value to be sure of success, whatever other lanes take at the
+// same moment.
+func (n *Node) needFor(m *Message) int64 {
+	return int64(n.table.NeedBytes(len(m.Key), len(m.Value)) + uint64(aheadSegments*n.table.SegmentBytes()))
+}
+
+func (n *Node) hasMemoryFor(m *Message) bool {
+	return !storesValue(m) || int64(n.table.FreeBytes()) >= n.needFor(m)
+}
+
+// deliver hands a message to its lane.
+func (n *Node) deliver(m *Message, pass *pass) {
+	nl := &n.lanes[m.Lane]
+	// The values of NACK and STATE come without credit: they may take only what is promised to nobody.
+	spare := int64(0)
+	if m.Kind != INV && len(m.Value) > 0 {
+		spare = itemCost(MaxKey, len(m.Value))
+		taken := n.credit.taken.Add(spare)
+		defer n.credit.taken.Add(-spare)
+		if int64(n.table.FreeBytes()) < n.credit.slack+n.credit.promised.Load()+taken {
+			if m.Kind == STATE {
+				return // it will be asked for again
+			}
+			spare = 0
+		}
+	}
+	nl.lock()
+	nl.store.refuse = m.Kind == NACK && len(m.Value) > 0 && spare == 0
+	nl.lane.Receive(m)
+	nl.store.refuse = false
+	nl.unlock(pass)
+	if m.Kind == INV {
+		n.credit.stored(m.From.Number, m)
+	}
+}
+
+// unstall delivers what a peer's lanes have memory for by now.
+func (n *Node) unstall(peer uint8, pass *pass) {
+	s := &n.membership.stalls[peer]
+	if s.lanes.Load() == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := Message{From: s.from}
+	still := uint64(0)
+	kept := s.queue[:0]
+	for rest := s.queue; len(rest) > 0; {
+		size, err := DecodeMessage(rest, &m)
+		if err != nil {
+			panic(err) // AppendMessage made it
+		}
+		if still&bit(m.Lane) == 0 && n.hasMemoryFor(&m) {
+			n.deliver(&m, pass)
+		} else {
+			still |= bit(m.Lane)
+			kept = append(kept, rest[:size]...) // at or before where it lies
+		}
+		rest = rest[size:]
+	}
+	if s.queue = kept; len(kept) == 0 {
+		s.queue = nil
+	}
+	s.lanes.Store(still)
+}
+
+func (n *Node) unstallAll(pass *pass) {
+	for set := n.membership.expected; set != 0; set &= set - 1 {
+		n.unstall(lowest(set), pass)
+	}
+}
+
+// nodeItems is the lane's part of the table, for its engine.
+type nodeItems struct {
+	*table.Lane
+	refuse bool // the next value: there is no memory for it
+}
+
+// Put refuses the value of a NACK that there is no memory for. The engine can do without it.
+func (i *nodeItems) Put(hash uint64, key []byte, it *table.Item, value []byte) error {
+	if i.refuse && it.State&table.Tombstone == 0 {
+		i.refuse = false
+		return table.ErrNoMemory
+	}
+	return i.Lane.Put(hash, key, it, value)
+}
