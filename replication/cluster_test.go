@@ -210,27 +210,20 @@ func dump(n *Node) map[string]holding {
 	return held
 }
 
-// holdsInvalid reports whether a replica holds an invalid item.
-func (c *cluster) holdsInvalid() (invalid bool) {
-	for _, n := range c.nodes {
-		for i := range n.lanes {
-			nl := &n.lanes[i]
-			nl.lock()
-			nl.items.Each(func(_ []byte, it *table.Item) bool {
-				invalid = invalid || it.State&table.Invalid != 0
-				return !invalid
-			})
-			nl.unlock(nil)
-		}
-	}
-	return invalid
-}
-
 // requireSame fails unless all replicas, at rest, hold the same, and all of it valid. It returns what they hold.
 func (c *cluster) requireSame() map[string]holding {
 	c.t.Helper()
 	c.awaitRest()
-	await(c.t, "the last VALs have come", func() bool { return !c.holdsInvalid() }) // a follower has nothing to do until they do
+	// A key whose VAL was lost stays invalid until somebody asks for it.
+	for _, n := range c.nodes {
+		for key, h := range dump(n) {
+			if h.state&table.Invalid != 0 {
+				newCaller(n).do(OpGet, key, "")
+			}
+		}
+	}
+	c.awaitRest()
+	c.requireCredit()
 	first := dump(c.nodes[0])
 	differences := 0
 	differ := func(format string, args ...any) {
@@ -257,6 +250,44 @@ func (c *cluster) requireSame() map[string]holding {
 		}
 	}
 	return first
+}
+
+// requireCredit fails unless, at rest, both ends of every channel have counted the same, and no memory is held for anybody who does not need it.
+func (c *cluster) requireCredit() {
+	c.t.Helper()
+	why := ""
+	agree := func() bool {
+		for i, n := range c.nodes {
+			if taken := n.credit.taken.Load(); taken != 0 {
+				why = fmt.Sprintf("replica %d holds %d bytes for updates that are not there", i+1, taken)
+				return false
+			}
+			for j, m := range c.nodes {
+				if i == j {
+					continue
+				}
+				n.credit.mu.Lock()
+				sent, limit := n.credit.sent[j+1], n.credit.limit[j+1]
+				n.credit.mu.Unlock()
+				p := &m.credit.peers[i+1]
+				p.mu.Lock()
+				received, granted, promised := p.received, p.granted, p.promised
+				p.mu.Unlock()
+				if sent != received || limit != granted || promised != max(0, granted-received) {
+					why = fmt.Sprintf("replica %d has sent %d of %d to replica %d, which has received %d of %d and promises %d",
+						i+1, sent, limit, j+1, received, granted, promised)
+					return false
+				}
+			}
+		}
+		return true
+	}
+	for deadline := time.Now().Add(10 * time.Second); !agree(); time.Sleep(time.Millisecond) { // a grant may be under way
+		if time.Now().After(deadline) {
+			c.t.Errorf("%s\n%s", why, c.describe())
+			return
+		}
+	}
 }
 
 // describe is the state of memory and of waiting in all replicas, for a test that fails.
