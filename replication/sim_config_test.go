@@ -34,7 +34,8 @@ type simConfig struct {
 	skew                                bool // replicas tick at different speeds
 	unknown                             bool // what a client was not answered in time stays unknown to the checker too
 
-	valueBytes int // nodes: length of values, at most
+	valueBytes int  // nodes: length of values, at most
+	noEvict    bool // nodes: nothing is evicted; operations that find no room are given up
 }
 
 // simClientsMax bounds the operations that can be under way at once: with more, some histories take the checker minutes.
@@ -101,8 +102,11 @@ func (c *simConfig) fitNodes(random *rand.Rand) {
 	c.lanes = pick(random, 1, 2, simLaneMax)
 	c.keys = c.lanes + random.IntN(12)
 	c.ops *= 2
-	c.refusals, c.evictions, c.full = 0, 0, 0
-	c.valueBytes = pick(random, 40, 300, 600)
+	c.refusals, c.full = 0, 0
+	c.valueBytes = pick(random, 40, 300, 600, 3000, 7000)
+	if c.noEvict = random.IntN(6) == 0; c.noEvict {
+		c.timing.Timeout = 60
+	}
 }
 
 // drawWeights draws how often each command is used. Some are not used at all.

@@ -53,6 +53,11 @@ func (s *sim) up(l *simLink, end int) {
 	}
 	r, peer := l.members[end], l.members[1-end]
 	l.ends[end] = simUp
+	for _, v := range r.lanes {
+		for _, op := range v.lane.flight.slots {
+			s.counts.resent += b2i(op != nil && op.acked&bit(peer.self.Number) == 0)
+		}
+	}
 	s.mix(1, uint64(r.index), uint64(peer.index))
 	s.say("%s: connected with %s", r.name(), peer.name())
 	if err := r.drive.PeerUp(peer.self); err != nil {
@@ -69,6 +74,7 @@ func (s *sim) up(l *simLink, end int) {
 // cut breaks the connection. What is under way can still come to an end that has not noticed; what is sent from here on is lost.
 func (s *sim) cut(l *simLink) {
 	l.broken = true
+	s.counts.breaks++
 	for i, r := range l.members {
 		s.after(s.around(s.cfg.delay*2), r.index, func() { s.down(l, i) })
 	}
@@ -145,6 +151,7 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 	switch l.ends[end] {
 	case simWaiting:
 		l.early[end] = append(l.early[end], p)
+		s.counts.early++
 	case simUp:
 		s.receive(r, p)
 	default:
@@ -153,6 +160,7 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 			return
 		}
 		s.flying--
+		s.counts.lost++
 		s.say("%s: a message of %s is lost", r.name(), p.from.name())
 	}
 }
@@ -177,6 +185,8 @@ func (s *sim) receive(r *simReplica, p simPacket) {
 		return
 	}
 	m.From = p.from.self
+	s.counts.received[m.Kind]++
+	s.counts.yields += int(m.Bits & BitTired / BitTired)
 	s.mix(3, uint64(r.index), uint64(p.from.index))
 	s.mixBytes(p.bytes)
 	if s.trace != nil {

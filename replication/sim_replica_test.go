@@ -29,6 +29,8 @@ type simDriver interface {
 	// read answers a get if it can be answered without the engine.
 	read(op *Op) (done bool)
 	flush(o *simOp)
+	// locked calls f as the owner of a lane.
+	locked(lane int, f func())
 	tick()
 	newOp() *Op
 	freeOp(op *Op)
@@ -149,7 +151,10 @@ func (bl *simBareLane) Done(op *Op) {
 	op.Client.Done(op)
 }
 
-func (bl *simBareLane) Admit(int, int) bool { return !bl.b.r.refuse }
+func (bl *simBareLane) Admit(int, int) bool {
+	bl.b.r.s.counts.refused += b2i(bl.b.r.refuse)
+	return !bl.b.r.refuse
+}
 
 func (bl *simBareLane) Unique() uint64 {
 	if u := bl.b.r.s.hooks.unique; u != nil {
@@ -194,6 +199,8 @@ func (b *simBare) submit(op *Op) (done bool) {
 func (op *Op) lane(s *sim) int { return s.keyNamed(string(op.Key)).lane }
 
 func (b *simBare) read(*Op) (done bool) { return false }
+
+func (b *simBare) locked(_ int, f func()) { f() }
 
 func (b *simBare) flush(o *simOp) {
 	o.parts = len(b.lanes)
