@@ -25,6 +25,7 @@ type simConfig struct {
 	timing Timing
 	tick   uint64 // steps between two ticks of a replica
 	delay  uint64 // mean of a message's time under way
+	uneven bool   // channels differ in that
 	tail   int    // one message in so many takes far longer; 0: none
 	think  uint64 // mean pause of a client
 
@@ -61,6 +62,7 @@ func drawSimConfig(seed uint64, random *rand.Rand) simConfig {
 		c.unknown = random.IntN(3) == 0
 	}
 	c.delay = pick(random, uint64(2), 10, 30)
+	c.uneven = random.IntN(3) == 0
 	c.tail = pick(random, 0, 0, 20, 5)
 	c.tick = pick(random, c.delay/2+1, c.delay*2, c.delay*8)
 	c.think = pick(random, uint64(1), c.delay, c.delay*5)

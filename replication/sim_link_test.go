@@ -9,6 +9,7 @@ type simLink struct {
 	members [2]*simReplica // the lower index first
 	ends    [2]simEnd
 	broken  bool
+	delay   [2]uint64      // steps: mean time that messages take to the end
 	early   [2][]simPacket // came to an end that is not up yet
 	last    [2][64]uint64  // by lane: step at which the last message comes to the end
 }
@@ -42,6 +43,10 @@ func (s *sim) connect(a, b int) {
 	l := &simLink{members: [2]*simReplica{s.replicas[min(a, b)], s.replicas[max(a, b)]}}
 	s.links[[2]int{min(a, b), max(a, b)}] = l
 	for i, r := range l.members {
+		l.delay[i] = s.cfg.delay
+		if s.cfg.uneven {
+			l.delay[i] *= pick(s.random, uint64(1), 1, 5, 20)
+		}
 		s.after(s.around(s.cfg.delay), r.index, func() { s.up(l, i) })
 	}
 }
@@ -133,7 +138,7 @@ func (s *sim) post(r *simReplica, to int, m *Message) {
 	}
 	end := 1 - l.side(r)
 	p := simPacket{r, AppendMessage(nil, m)}
-	delay := 1 + s.around(s.cfg.delay)
+	delay := 1 + s.around(l.delay[end])
 	if s.chance(s.cfg.tail) {
 		delay *= 10
 	}
