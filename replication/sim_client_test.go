@@ -123,7 +123,7 @@ func (c *simClient) draw() history.Input {
 	if in.Kind == history.CAS && k.unique == 0 {
 		in.Kind = history.Gets
 	}
-	rarely := func() bool { return s.random.IntN(12) == 0 }
+	rarely := func() bool { return s.random.IntN(12) == 0 && !s.cfg.rareExpiry }
 	switch in.Kind {
 	case history.Flush:
 		in.Key = ""
@@ -137,7 +137,7 @@ func (c *simClient) draw() history.Input {
 	case history.Incr, history.Decr:
 		in.Delta = 1 + s.random.Uint64N(9)
 	case history.Gat, history.Gats, history.Touch:
-		in.Expired = s.random.IntN(4) == 0
+		in.Expired = s.random.IntN(4) == 0 && (!s.cfg.rareExpiry || s.chance(8))
 	}
 	return in
 }

@@ -22,6 +22,8 @@ type simConfig struct {
 	ops      int // per client
 	weights  [simKinds]int
 
+	rareExpiry bool // exptimes that have passed are given less often
+
 	timing Timing
 	tick   uint64 // steps between two ticks of a replica
 	delay  uint64 // mean of a message's time under way
@@ -120,6 +122,10 @@ func (c *simConfig) drawWeights(random *rand.Rand) {
 	c.weights[history.Set] += pick(random, 0, 2, 8) // a group in which nobody sets lives on add
 	c.weights[history.Add] += pick(random, 1, 4)
 	c.weights[history.Flush] = pick(random, 0, 0, 1, 3)
+	if random.IntN(2) == 0 { // keys that live long, so that read-modify-writes meet on values
+		c.weights[history.Set] += 10
+		c.weights[history.Delete], c.weights[history.Flush], c.rareExpiry = min(c.weights[history.Delete], 1), 0, true
+	}
 }
 
 func pick[T any](random *rand.Rand, of ...T) T { return of[random.IntN(len(of))] }
