@@ -41,6 +41,97 @@ func TestOutrankedByKey(t *testing.T) {
 	}
 }
 
+// TestProbeDuringOlderFlush: b has not heard that a flush is over. That must not keep it from answering for a delete of its own which is newer
+// than the flush, or a waits for ever.
+func TestProbeDuringOlderFlush(t *testing.T) {
+	w := newPair()
+	flush := w.submit(0, &request{kind: OpFlush})
+	w.deliver(0)
+	w.deliver(1)
+	w.reconnect() // the VAL is lost
+	w.wantStatus(t, "a's flush", flush, Flushed)
+	set := w.submit(0, &request{kind: OpSet, key: "k", value: "1"})
+	w.pump()
+	w.wantStatus(t, "a's set", set, Stored)
+	del := w.submit(1, &request{kind: OpDelete, key: "k"})
+	w.deliver(1)
+	w.deliver(0)
+	w.reconnect() // and so is this one
+	w.wantStatus(t, "b's delete", del, Deleted)
+	if !w.rs[1].lane.floor.invalid {
+		t.Fatal("b knows that the flush is over: the execution is not what it was")
+	}
+	get := w.submit(0, &request{kind: OpGet, key: "k"})
+	for range 4 {
+		w.rs[0].lane.Tick()
+		w.pump()
+	}
+	w.wantStatus(t, "a's get", get, Miss)
+}
+
+// pair is a group of two whose messages are delivered by hand.
+type pair struct {
+	rs   []*replica
+	tags int
+}
+
+func newPair() *pair {
+	w := &pair{rs: newReplicas(2, eager)}
+	w.reconnect()
+	return w
+}
+
+// submit returns the tag of the operation.
+func (w *pair) submit(at int, q *request) (tag int) {
+	w.tags++
+	w.rs[at].submit(q, w.tags, 0)
+	return w.tags
+}
+
+// deliver delivers what one of the two has sent.
+func (w *pair) deliver(from int) {
+	sent := w.rs[from].sent
+	w.rs[from].sent = nil
+	for _, s := range sent {
+		w.rs[1-from].lane.Receive(s.m)
+	}
+}
+
+// pump delivers until there is nothing more.
+func (w *pair) pump() {
+	for len(w.rs[0].sent)+len(w.rs[1].sent) > 0 {
+		w.deliver(0)
+		w.deliver(1)
+	}
+}
+
+// reconnect loses what is under way, and what becomes of the new connection is delivered.
+func (w *pair) reconnect() {
+	for i, r := range w.rs {
+		r.sent = nil
+		r.lane.PeerDown(w.rs[1-i].self)
+	}
+	for i, r := range w.rs {
+		r.lane.PeerUp(w.rs[1-i].self)
+	}
+	w.pump()
+}
+
+func (w *pair) wantStatus(t *testing.T, what string, tag int, want Status) {
+	t.Helper()
+	for _, r := range w.rs {
+		for _, op := range r.done {
+			if op.Tag == uint64(tag) && op.Result.Status == want {
+				return
+			}
+			if op.Tag == uint64(tag) {
+				t.Fatalf("%s is answered %v", what, outcomeOf(op))
+			}
+		}
+	}
+	t.Fatalf("%s is not answered", what)
+}
+
 // TestLoneItemIsPlain: what is written in a group of one is valid at once, and it does not matter any more that its key was absent.
 func TestLoneItemIsPlain(t *testing.T) {
 	r := newReplicas(1, eager)[0]
