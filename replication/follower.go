@@ -201,7 +201,11 @@ func (l *Lane) onPROBE(m *Message) {
 	hash := table.Hash(m.Key)
 	l.out = Message{Kind: STATE, TS: m.TS, Key: m.Key}
 	var it table.Item
-	switch l.find(hash, m.Key, &it) {
+	state := l.find(hash, m.Key, &it)
+	if state == keyInvalid && it.TS == l.floor.ts && it.TS.Less(m.TS) {
+		state = keyAbsent // a flush that is older than what is asked about, and has not ended here, has nothing to do with it
+	}
+	switch state {
 	case keyInvalid:
 		return // still under way: its end will be told
 	case keyAbsent:

@@ -86,6 +86,8 @@ func (c *simClient) ask(in history.Input) {
 	op.Exptime, op.Now, op.Client, op.Tag = s.drawExptime(in), simNow, o, o.tag
 	if op.Kind == OpGet && r.drive.read(op) || r.drive.submit(op) {
 		o.Done(op)
+	} else {
+		s.counts.waited++
 	}
 	// The buffers were the engine's during the call only.
 	spoil(key)
@@ -121,7 +123,7 @@ func (c *simClient) draw() history.Input {
 	if in.Kind == history.CAS && k.unique == 0 {
 		in.Kind = history.Gets
 	}
-	rarely := func() bool { return s.random.IntN(12) == 0 }
+	rarely := func() bool { return s.random.IntN(12) == 0 && !s.cfg.rareExpiry }
 	switch in.Kind {
 	case history.Flush:
 		in.Key = ""
@@ -135,7 +137,7 @@ func (c *simClient) draw() history.Input {
 	case history.Incr, history.Decr:
 		in.Delta = 1 + s.random.Uint64N(9)
 	case history.Gat, history.Gats, history.Touch:
-		in.Expired = s.random.IntN(4) == 0
+		in.Expired = s.random.IntN(4) == 0 && (!s.cfg.rareExpiry || s.chance(8))
 	}
 	return in
 }
@@ -176,6 +178,7 @@ func (s *sim) drawText(c *simClient) string {
 func (o *simOp) Done(op *Op) Flusher {
 	s, r := o.s, op.Result
 	out := simOutput(o.in.Kind, r)
+	s.counts.answered[r.Status]++
 	failed := r.Status == Unavailable || r.Status == OutOfMemory
 	s.mix(5, o.tag, uint64(r.Status), r.CAS, r.Number)
 	s.mixBytes(r.Value)
@@ -244,6 +247,8 @@ func (s *sim) over(op *Op) {
 	switch {
 	case o.client == nil:
 		o.over = true
+		s.counts.evictions[b2i(status == Deleted)]++
+		s.counts.expired += b2i(status == Deleted && o.expired)
 		if status != Deleted || o.expired {
 			s.history.Discard(o.id)
 			return
@@ -253,11 +258,13 @@ func (s *sim) over(op *Op) {
 	case !o.late:
 	case op.ts.IsZero(), status == NotFound:
 		o.late = false
+		s.counts.late[0]++
 		s.history.Discard(o.id) // outranked: it did not happen, and never will
 	case status == Hit: // the value that was read is not kept
 		s.history.Return(o.id, history.Output{})
 	default:
 		o.late = false
+		s.counts.late[1]++
 		s.checkDurable(o, op)
 		s.history.Return(o.id, simOutput(o.in.Kind, op.Result))
 	}

@@ -22,9 +22,12 @@ type simConfig struct {
 	ops      int // per client
 	weights  [simKinds]int
 
+	rareExpiry bool // exptimes that have passed are given less often
+
 	timing Timing
 	tick   uint64 // steps between two ticks of a replica
 	delay  uint64 // mean of a message's time under way
+	uneven bool   // channels differ in that
 	tail   int    // one message in so many takes far longer; 0: none
 	think  uint64 // mean pause of a client
 
@@ -34,7 +37,8 @@ type simConfig struct {
 	skew                                bool // replicas tick at different speeds
 	unknown                             bool // what a client was not answered in time stays unknown to the checker too
 
-	valueBytes int // nodes: length of values, at most
+	valueBytes int  // nodes: length of values, at most
+	noEvict    bool // nodes: nothing is evicted; operations that find no room are given up
 }
 
 // simClientsMax bounds the operations that can be under way at once: with more, some histories take the checker minutes.
@@ -60,6 +64,7 @@ func drawSimConfig(seed uint64, random *rand.Rand) simConfig {
 		c.unknown = random.IntN(3) == 0
 	}
 	c.delay = pick(random, uint64(2), 10, 30)
+	c.uneven = random.IntN(3) == 0
 	c.tail = pick(random, 0, 0, 20, 5)
 	c.tick = pick(random, c.delay/2+1, c.delay*2, c.delay*8)
 	c.think = pick(random, uint64(1), c.delay, c.delay*5)
@@ -101,8 +106,11 @@ func (c *simConfig) fitNodes(random *rand.Rand) {
 	c.lanes = pick(random, 1, 2, simLaneMax)
 	c.keys = c.lanes + random.IntN(12)
 	c.ops *= 2
-	c.refusals, c.evictions, c.full = 0, 0, 0
-	c.valueBytes = pick(random, 40, 300, 600)
+	c.refusals, c.full = 0, 0
+	c.valueBytes = pick(random, 40, 300, 600, 3000, 7000)
+	if c.noEvict = random.IntN(6) == 0; c.noEvict {
+		c.timing.Timeout = 60
+	}
 }
 
 // drawWeights draws how often each command is used. Some are not used at all.
@@ -114,6 +122,10 @@ func (c *simConfig) drawWeights(random *rand.Rand) {
 	c.weights[history.Set] += pick(random, 0, 2, 8) // a group in which nobody sets lives on add
 	c.weights[history.Add] += pick(random, 1, 4)
 	c.weights[history.Flush] = pick(random, 0, 0, 1, 3)
+	if random.IntN(2) == 0 { // keys that live long, so that read-modify-writes meet on values
+		c.weights[history.Set] += 10
+		c.weights[history.Delete], c.weights[history.Flush], c.rareExpiry = min(c.weights[history.Delete], 1), 0, true
+	}
 }
 
 func pick[T any](random *rand.Rand, of ...T) T { return of[random.IntN(len(of))] }

@@ -46,6 +46,7 @@ func (s *sim) breakOne() {
 // pauseOne stops a replica for a while: what happens to it meanwhile waits.
 func (s *sim) pauseOne() {
 	r := s.replicas[s.random.IntN(len(s.replicas))]
+	s.counts.pauses++
 	r.pausedUntil = s.now + s.around(s.cfg.delay*10)
 	s.mix(8, uint64(r.index), r.pausedUntil)
 	s.say("%s pauses until step %d", r.name(), r.pausedUntil)
@@ -77,7 +78,11 @@ func (s *sim) refuseOne() {
 func (s *sim) evictOne() {
 	who := s.random.IntN(len(s.replicas))
 	k := &s.keys[s.random.IntN(len(s.keys))]
-	s.after(0, who, func() { s.evict(s.replicas[who], k) })
+	s.after(0, who, func() {
+		r := s.replicas[who]
+		r.drive.locked(k.lane, func() { s.evict(r, k) })
+		s.acted(r, k.lane, k.name)
+	})
 }
 
 // evictor is the number of the client in whose name the group evicts: an eviction that took effect is a delete.
@@ -104,7 +109,6 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	spoil(key)
 	switch {
 	case verdict == table.Pending:
-		s.acted(r, k.lane, k.name)
 		return
 	case verdict == table.Keep:
 		s.history.Discard(o.id)
@@ -120,5 +124,4 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	}
 	o.over = true
 	r.drive.freeOp(op)
-	s.acted(r, k.lane, k.name)
 }

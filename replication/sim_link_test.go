@@ -9,6 +9,7 @@ type simLink struct {
 	members [2]*simReplica // the lower index first
 	ends    [2]simEnd
 	broken  bool
+	delay   [2]uint64      // steps: mean time that messages take to the end
 	early   [2][]simPacket // came to an end that is not up yet
 	last    [2][64]uint64  // by lane: step at which the last message comes to the end
 }
@@ -42,6 +43,10 @@ func (s *sim) connect(a, b int) {
 	l := &simLink{members: [2]*simReplica{s.replicas[min(a, b)], s.replicas[max(a, b)]}}
 	s.links[[2]int{min(a, b), max(a, b)}] = l
 	for i, r := range l.members {
+		l.delay[i] = s.cfg.delay
+		if s.cfg.uneven {
+			l.delay[i] *= pick(s.random, uint64(1), 1, 5, 20)
+		}
 		s.after(s.around(s.cfg.delay), r.index, func() { s.up(l, i) })
 	}
 }
@@ -53,6 +58,11 @@ func (s *sim) up(l *simLink, end int) {
 	}
 	r, peer := l.members[end], l.members[1-end]
 	l.ends[end] = simUp
+	for _, v := range r.lanes {
+		for _, op := range v.lane.flight.slots {
+			s.counts.resent += b2i(op != nil && op.acked&bit(peer.self.Number) == 0)
+		}
+	}
 	s.mix(1, uint64(r.index), uint64(peer.index))
 	s.say("%s: connected with %s", r.name(), peer.name())
 	if err := r.drive.PeerUp(peer.self); err != nil {
@@ -69,6 +79,7 @@ func (s *sim) up(l *simLink, end int) {
 // cut breaks the connection. What is under way can still come to an end that has not noticed; what is sent from here on is lost.
 func (s *sim) cut(l *simLink) {
 	l.broken = true
+	s.counts.breaks++
 	for i, r := range l.members {
 		s.after(s.around(s.cfg.delay*2), r.index, func() { s.down(l, i) })
 	}
@@ -127,7 +138,7 @@ func (s *sim) post(r *simReplica, to int, m *Message) {
 	}
 	end := 1 - l.side(r)
 	p := simPacket{r, AppendMessage(nil, m)}
-	delay := 1 + s.around(s.cfg.delay)
+	delay := 1 + s.around(l.delay[end])
 	if s.chance(s.cfg.tail) {
 		delay *= 10
 	}
@@ -145,6 +156,7 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 	switch l.ends[end] {
 	case simWaiting:
 		l.early[end] = append(l.early[end], p)
+		s.counts.early++
 	case simUp:
 		s.receive(r, p)
 	default:
@@ -153,6 +165,7 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 			return
 		}
 		s.flying--
+		s.counts.lost++
 		s.say("%s: a message of %s is lost", r.name(), p.from.name())
 	}
 }
@@ -177,6 +190,8 @@ func (s *sim) receive(r *simReplica, p simPacket) {
 		return
 	}
 	m.From = p.from.self
+	s.counts.received[m.Kind]++
+	s.counts.yields += int(m.Bits & BitTired / BitTired)
 	s.mix(3, uint64(r.index), uint64(p.from.index))
 	s.mixBytes(p.bytes)
 	if s.trace != nil {

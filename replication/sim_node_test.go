@@ -28,7 +28,7 @@ type simOut struct {
 // Memory of a simulated node, in bytes: the smallest table that there is.
 const (
 	simMemory      = 1 << 20
-	simItemSizeMax = 1 << 10
+	simItemSizeMax = 8 << 10 // two segments
 )
 
 func newSimNode(r *simReplica) *simNode {
@@ -40,7 +40,7 @@ func newSimNode(r *simReplica) *simNode {
 	for _, m := range r.s.group() {
 		group[m.Number] = r.name()
 	}
-	cfg := Config{Self: r.self.Number, Group: group, Table: t, ItemSizeMax: simItemSizeMax, Logger: zerolog.Nop()}
+	cfg := Config{Self: r.self.Number, Group: group, Table: t, ItemSizeMax: simItemSizeMax, DisableEvictions: r.s.cfg.noEvict, Logger: zerolog.Nop()}
 	n, err := assemble(cfg, r.self.Incarnation, 1000)
 	if err != nil {
 		panic(err)
@@ -87,8 +87,15 @@ type simNodeEnv struct {
 	s *sim
 }
 
+func (e simNodeEnv) Admit(keyLen, valueLen int) bool {
+	admits := e.nodeLane.Admit(keyLen, valueLen)
+	e.s.counts.refused += b2i(!admits)
+	return admits
+}
+
 func (e simNodeEnv) Done(op *Op) {
 	if op.Client == nil {
+		e.s.counts.collected += b2i(op.Tag == 0 && op.Result.Status == Deleted)
 		e.s.over(op)
 	}
 	e.nodeLane.Done(op)
@@ -187,6 +194,14 @@ func (d *simNode) flush(o *simOp) {
 	if d.node.FlushAll(op) {
 		o.Done(op)
 	}
+	d.node.Flush()
+}
+
+func (d *simNode) locked(lane int, f func()) {
+	nl := &d.node.lanes[lane]
+	nl.lock()
+	f()
+	nl.unlock(nil)
 	d.node.Flush()
 }
 

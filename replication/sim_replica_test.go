@@ -29,6 +29,8 @@ type simDriver interface {
 	// read answers a get if it can be answered without the engine.
 	read(op *Op) (done bool)
 	flush(o *simOp)
+	// locked calls f as the owner of a lane.
+	locked(lane int, f func())
 	tick()
 	newOp() *Op
 	freeOp(op *Op)
@@ -119,22 +121,39 @@ type simBare struct {
 type simBareLane struct {
 	b     *simBare
 	lane  *Lane
-	store *fakeStore
+	store *simStore
+}
+
+// simStore has no memory now and then for what a replica need not have memory for: its own updates, and the newer state
+// that comes with a NACK.
+type simStore struct {
+	*fakeStore
+	r    *simReplica
+	nack bool // one is being received
+}
+
+func (st *simStore) Put(hash uint64, key []byte, it *table.Item, value []byte) error {
+	own := it.Finisher == st.r.self.Number
+	if it.State&table.Tombstone == 0 && (own || st.nack && it.State&table.Invalid != 0) && st.r.s.chance(st.r.s.cfg.full) {
+		return errFull
+	}
+	return st.fakeStore.Put(hash, key, it, value)
 }
 
 func newSimBare(r *simReplica) *simBare {
 	b := &simBare{r: r}
 	view := View{Epoch: 1, Self: r.self, Members: r.s.group()}
 	for i := range r.s.cfg.lanes {
-		bl := &simBareLane{b: b, store: &fakeStore{}}
+		store := &fakeStore{}
+		bl := &simBareLane{b: b, store: &simStore{fakeStore: store, r: r}}
 		var items Items = bl.store
 		if r.s.hooks.items != nil {
-			items = r.s.hooks.items(bl.store)
+			items = r.s.hooks.items(store)
 		}
 		bl.lane = NewLane(uint8(i), bl, items, anySize{}, r.s.cfg.timing)
 		bl.lane.SetView(view)
 		b.lanes = append(b.lanes, bl)
-		r.lanes = append(r.lanes, &simView{lane: bl.lane, items: bl.store})
+		r.lanes = append(r.lanes, &simView{lane: bl.lane, items: store})
 	}
 	return b
 }
@@ -149,7 +168,10 @@ func (bl *simBareLane) Done(op *Op) {
 	op.Client.Done(op)
 }
 
-func (bl *simBareLane) Admit(int, int) bool { return !bl.b.r.refuse }
+func (bl *simBareLane) Admit(int, int) bool {
+	bl.b.r.s.counts.refused += b2i(bl.b.r.refuse)
+	return !bl.b.r.refuse
+}
 
 func (bl *simBareLane) Unique() uint64 {
 	if u := bl.b.r.s.hooks.unique; u != nil {
@@ -174,26 +196,23 @@ func (b *simBare) PeerDown(peer Member, _ error) {
 
 func (b *simBare) Receive(m *Message) {
 	bl := b.lanes[m.Lane]
-	// A newer state that comes with a NACK is the one thing that a replica may have no memory for.
-	bl.store.full = m.Kind == NACK && b.r.s.chance(b.r.s.cfg.full)
+	bl.store.nack = m.Kind == NACK
 	bl.lane.Receive(m)
-	bl.store.full = false
+	bl.store.nack = false
 }
 
 func (b *simBare) EndBatch(Member) {}
 
 func (b *simBare) submit(op *Op) (done bool) {
-	bl := b.lanes[op.lane(b.r.s)]
-	bl.store.full = b.r.s.chance(b.r.s.cfg.full)
-	done = bl.lane.Submit(op)
-	bl.store.full = false
-	return done
+	return b.lanes[op.lane(b.r.s)].lane.Submit(op)
 }
 
 // lane is the index of the lane of op's key.
 func (op *Op) lane(s *sim) int { return s.keyNamed(string(op.Key)).lane }
 
 func (b *simBare) read(*Op) (done bool) { return false }
+
+func (b *simBare) locked(_ int, f func()) { f() }
 
 func (b *simBare) flush(o *simOp) {
 	o.parts = len(b.lanes)

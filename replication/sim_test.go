@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"runtime"
 	"runtime/debug"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -62,12 +63,14 @@ func TestSimulation(t *testing.T) {
 	}
 	began := time.Now()
 	var events, ops atomic.Int64
+	var totals simTotals
 	n := runs(1500, 150)
 	bad := eachSeed(*simFrom, n, func(seed uint64) string {
 		s, wrong := simulate(seed, simHooks{}, nil)
 		if s != nil {
 			events.Add(int64(s.ran))
 			ops.Add(int64(len(s.ops)))
+			totals.add(&s.counts)
 		}
 		return wrong
 	})
@@ -75,6 +78,10 @@ func TestSimulation(t *testing.T) {
 		t.Error(failureOf(b.seed, b.wrong))
 	}
 	t.Logf("%d seeds from %d: %d events, %d operations in %v", n, *simFrom, events.Load(), ops.Load(), time.Since(began).Round(time.Millisecond))
+	t.Logf("what has come about:\n%v", &totals)
+	if never := totals.never(); len(never) > 0 && n >= 300 && len(bad) == 0 {
+		t.Errorf("in none of %d seeds: %s", n, strings.Join(never, ", "))
+	}
 }
 
 // failureOf describes a failed seed, with the end of its execution and how to repeat it.

@@ -47,6 +47,7 @@ type sim struct {
 	unknowns int    // updates whose outcome the checker is not told
 	written  uint64 // texts written so far: all differ
 
+	counts simCounts
 	digest uint64
 	trace  *simTrace
 	wrong  string // what is violated

@@ -1,0 +1,77 @@
+package replication
+
+import (
+	"fmt"
+	"strings"
+	"sync/atomic"
+)
+
+// simCounts says what has come about in executions. A simulation in which something never happens proves nothing about it.
+type simCounts struct {
+	received  [kindEnd]int
+	answered  [Unavailable + 1]int
+	evictions [2]int // refused, carried out
+	late      [2]int // updates whose client was answered before: outranked, carried out
+
+	expired, refused, lost, early, breaks, pauses, resent, yields, waited, collected int
+}
+
+// simTotals are the sums over executions that run at the same time.
+type simTotals [64]atomic.Int64
+
+// each gives every count with its name.
+func (c *simCounts) each(f func(name string, n int)) {
+	for k := INV; k < kindEnd; k++ {
+		f(k.String()+" received", c.received[k])
+	}
+	for st := Hit; st <= Unavailable; st++ {
+		f("answered "+simStatusNames[st], c.answered[st])
+	}
+	f("evictions refused", c.evictions[0])
+	f("evictions carried out", c.evictions[1])
+	f("evictions of expired items", c.expired)
+	f("items of nobody evicted", c.collected)
+	f("late updates outranked", c.late[0])
+	f("late updates carried out", c.late[1])
+	f("room refused", c.refused)
+	f("connections broken", c.breaks)
+	f("messages lost", c.lost)
+	f("messages before PeerUp", c.early)
+	f("INVs sent again", c.resent)
+	f("replicas paused", c.pauses)
+	f("INVs of the tired", c.yields)
+	f("operations that waited", c.waited)
+}
+
+var simStatusNames = [...]string{Hit: "hit", Miss: "miss", Stored: "stored", NotStored: "not stored", Exists: "exists", NotFound: "not found", Deleted: "deleted",
+	Touched: "touched", Number: "a number", NonNumeric: "not a number", Flushed: "flushed", OutOfMemory: "out of memory", Unavailable: "unavailable"}
+
+func (t *simTotals) add(c *simCounts) {
+	i := 0
+	c.each(func(_ string, n int) {
+		t[i].Add(int64(n))
+		i++
+	})
+}
+
+// never lists what has not happened at all.
+func (t *simTotals) never() (names []string) {
+	i := 0
+	new(simCounts).each(func(name string, _ int) {
+		if t[i].Load() == 0 {
+			names = append(names, name)
+		}
+		i++
+	})
+	return names
+}
+
+func (t *simTotals) String() string {
+	var b strings.Builder
+	i := 0
+	new(simCounts).each(func(name string, _ int) {
+		fmt.Fprintf(&b, "%12d %s\n", t[i].Load(), name)
+		i++
+	})
+	return b.String()
+}
