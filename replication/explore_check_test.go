@@ -52,15 +52,26 @@ func (e *explorer) account(w *world) string {
 		next[k] = set
 	}
 	w.ways = append([]int32(nil), next...)
-	if answered {
-		for _, r := range w.replicas {
-			for _, op := range r.done {
-				w.open &^= 1 << op.Tag
+	if !answered {
+		return ""
+	}
+	for _, r := range w.replicas {
+		for _, op := range r.done {
+			if bit := uint8(1) << op.Tag; r.goesOn(op) {
+				w.late |= bit
+			} else {
+				w.open &^= bit
+				w.late &^= bit
 			}
-			r.done = nil
 		}
+		r.done = nil
 	}
 	return ""
+}
+
+// goesOn reports whether an operation that has been answered is still in flight: its client has been told that nobody knows.
+func (r *replica) goesOn(op *Op) bool {
+	return op.Result.Status == Unavailable && slices.ContainsFunc(r.lane.flight.slots, func(f *Op) bool { return f != nil && f.Tag == op.Tag })
 }
 
 // answers keeps the ways of key k that explain what has been answered.
@@ -68,9 +79,10 @@ func (e *explorer) answers(w *world, k int, set int32) int32 {
 	for _, r := range w.replicas {
 		for _, op := range r.done {
 			i := int(op.Tag)
+			late := w.late&(1<<i) != 0 // its end, of which nobody is told
 			switch q := &e.requests[i]; {
-			case q.kind != OpFlush && q.key != e.keys[k]:
-			case q.kind == opEvict && op.Result.Status != Deleted:
+			case q.kind != OpFlush && q.key != e.keys[k] || r.goesOn(op):
+			case q.kind == opEvict && op.Result.Status != Deleted, late && op.Result.Status == NotFound, op.Result.Status == Unavailable:
 				set = e.judges[k].refuse(set, i)
 			default:
 				set = e.judges[k].answer(set, i, outcomeOf(op))
@@ -281,8 +293,8 @@ func (e *explorer) atRest(w *world, as []action) (wrong string) {
 	if wrong := c.settle(check); wrong != "" {
 		return "at the end: " + wrong
 	}
-	if c.open != 0 {
-		return fmt.Sprintf("at the end: requests %06b are not answered", c.open)
+	if c.open&^c.late != 0 {
+		return fmt.Sprintf("at the end: requests %06b are not answered", c.open&^c.late)
 	}
 	return e.readAll(c)
 }

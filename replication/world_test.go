@@ -229,7 +229,7 @@ func (e *encoder) lane(l *Lane) {
 func (e *encoder) op(op *Op) {
 	e.num(op.Tag, op.id, op.acked, uint64(op.phase), op.minimum, min(uint64(op.losses), tiredAfter))
 	e.ts(op.ts)
-	if op.phase == inFlight {
+	if op.phase != queued {
 		e.num(op.item.CAS, uint64(op.item.Exptime), uint64(op.item.State), uint64(op.Result.Status), op.Result.Number)
 		e.str(string(op.newValue))
 		e.str(string(op.Result.Value))
@@ -332,7 +332,17 @@ func (r *replica) show(keys []string) string {
 		}
 	}
 	for q := l.queues.first; q != nil; q = q.next {
-		s += fmt.Sprintf(" queue(%s yield=%b clock=%v room=%v):", q.key, q.yield, q.clock, q.room)
+		s += fmt.Sprintf(" queue(%s", q.key)
+		if q.clock {
+			s += ", waits for clocks"
+		}
+		if q.room {
+			s += ", waits for room"
+		}
+		for set := q.yield; set != 0; set &= set - 1 {
+			s += ", yields to " + memberName(lowest(set))
+		}
+		s += ")"
 		for op := q.head; op != nil; op = op.next {
 			s += fmt.Sprintf(" %d", op.Tag)
 		}
@@ -378,6 +388,9 @@ func showMessage(m *Message) string {
 		if m.Bits&(1<<i) != 0 {
 			fmt.Fprintf(&b, " %s", name)
 		}
+	}
+	if m.Bits&publishedRMW != 0 {
+		return b.String() + " rmw"
 	}
 	fmt.Fprintf(&b, " clock=%d", m.Clock)
 	return b.String()
