@@ -207,7 +207,7 @@ func (r *replica) sound(keys []string) string {
 	}
 	waiting := 0
 	for q := l.queues.first; q != nil; q = q.next {
-		if q.head == nil && q.yield == 0 {
+		if q.head == nil && q.yield == 0 || q.head == nil && q.wait != untilValid {
 			return fmt.Sprintf("an empty queue of %s is kept", q.key)
 		}
 		if l.queues.find(q.hash, q.key) != q {
@@ -220,6 +220,13 @@ func (r *replica) sound(keys []string) string {
 			}
 		}
 	}
+	waits := l.queues.await
+	for q := l.queues.first; q != nil; q = q.next {
+		waits[q.wait]--
+	}
+	if waits != [3]int32{} {
+		return fmt.Sprintf("the counts of what queues wait for are off by %v", waits)
+	}
 	flying := 0
 	for _, op := range l.flight.slots {
 		if op == nil {
@@ -229,6 +236,9 @@ func (r *replica) sound(keys []string) string {
 		// A read-modify-write is in flight exactly as long as its key is at it: it is outranked at once by anything newer.
 		if it, _, st := r.peek(string(op.Key)); op.isRMW() && (st != keyInvalid || it.TS != op.ts || it.Finisher != l.self) {
 			return fmt.Sprintf("operation %d is in flight at %s, but its key is at %s", op.Tag, showTS(op.ts), showTS(it.TS))
+		}
+		if op.ts.Step != 0 && l.flight.rmw(op.Hash, op.ts) != op {
+			return fmt.Sprintf("operation %d is in flight at %s, but is not found by its key", op.Tag, showTS(op.ts))
 		}
 	}
 	if waiting != l.queues.waiting || flying != l.flight.count || flying+len(l.flight.free) != len(l.flight.slots) {

@@ -93,6 +93,9 @@ func (r *replica) cloneInto(c *replicaMemory) *replica {
 		slots = append(slots, op)
 	}
 	l.flight.slots, l.flight.free = slots, append(free, r.lane.flight.free...)
+	if l.flight.byKey != nil {
+		l.flight.chainAll()
+	}
 	l.tombs.pending = slices.Clone(r.lane.tombs.pending)
 	for i := range l.tombs.pending { // key buffers are used again, and must not be shared
 		l.tombs.pending[i].key = slices.Clone(l.tombs.pending[i].key)
@@ -113,7 +116,7 @@ func cloneOp(op *Op) *Op {
 }
 
 func cloneQueues(qs *queues) queues {
-	c := queues{waiting: qs.waiting, byHash: make(map[uint64]*keyQueue)}
+	c := queues{waiting: qs.waiting, await: qs.await, byHash: make(map[uint64]*keyQueue)}
 	for q := qs.first; q != nil; q = q.next {
 		n := new(keyQueue)
 		*n = *q
@@ -139,9 +142,9 @@ var cloned = []struct {
 	fields string
 }{
 	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked flight queues tombs out scratch"},
-	{flight{}, "slots free attempt count"},
-	{queues{}, "byHash first last free waiting"},
-	{keyQueue{}, "hash key head tail since clock room yield yieldUntil chain prev next"},
+	{flight{}, "slots free byKey attempt count oldest"},
+	{queues{}, "byHash first last free waiting await"},
+	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
 	{tombs{}, "pending stable asked"},
 	{tomb{}, "hash ts key"},
 	{floor{}, "ts invalid finisher"},
@@ -216,9 +219,7 @@ func (e *encoder) lane(l *Lane) {
 	}
 	for q := l.queues.first; q != nil; q = q.next {
 		e.str(string(q.key))
-		e.flag(q.clock)
-		e.flag(q.room)
-		e.num(q.yield)
+		e.num(uint64(q.wait), q.yield)
 		for op := q.head; op != nil; op = op.next {
 			e.op(op)
 		}
@@ -333,12 +334,7 @@ func (r *replica) show(keys []string) string {
 	}
 	for q := l.queues.first; q != nil; q = q.next {
 		s += fmt.Sprintf(" queue(%s", q.key)
-		if q.clock {
-			s += ", waits for clocks"
-		}
-		if q.room {
-			s += ", waits for room"
-		}
+		s += [...]string{untilValid: "", untilClocks: ", waits for clocks", untilRoom: ", waits for room"}[q.wait]
 		for set := q.yield; set != 0; set &= set - 1 {
 			s += ", yields to " + memberName(lowest(set))
 		}
