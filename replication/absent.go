@@ -40,7 +40,7 @@ func (l *Lane) clocksMoved() {
 	if stable := l.stable(); stable != l.tombs.stable {
 		l.tombs.stable = stable
 		l.dropTombs(stable)
-		l.drainAll(waitsForClock)
+		l.drainClocks()
 	}
 }
 
@@ -66,7 +66,7 @@ func (l *Lane) launchOnAbsent(op *Op, it *table.Item, state keyState) progress {
 
 // awaitClocks makes the key's queue one that is run when the clocks move, and asks for them unless that has been done.
 func (l *Lane) awaitClocks(op *Op, version uint64) {
-	l.queues.get(op.Hash, op.Key).clock = true
+	l.queues.awaits(l.queues.get(op.Hash, op.Key), untilClocks)
 	if l.tombs.asked < version {
 		l.tombs.asked = version
 		l.askClocks()
@@ -79,13 +79,18 @@ func (l *Lane) askClocks() {
 	l.broadcast(l.peers)
 }
 
-func (l *Lane) clockWaiters() bool {
-	for q := l.queues.first; q != nil; q = q.next {
-		if q.clock {
-			return true
-		}
+// drainClocks runs what has waited for clocks.
+func (l *Lane) drainClocks() {
+	if l.queues.await[untilClocks] == 0 {
+		return
 	}
-	return false
+	for q := l.queues.first; q != nil; {
+		next := q.next
+		if q.wait == untilClocks {
+			l.drain(q)
+		}
+		q = next
+	}
 }
 
 // tombs are the valid tombstones that are not dropped yet, oldest first.
@@ -94,6 +99,10 @@ type tombs struct {
 	stable  uint64 // as it was when the tombstones were last looked at
 	asked   uint64 // greatest version that clocks were asked for
 }
+
+// manyTombs is how many tombstones may come to wait before the others are asked for their clocks at once, and again for each so many more: a tick
+// may be long, and tombstones cost memory.
+const manyTombs = 256
 
 type tomb struct {
 	hash uint64

@@ -24,6 +24,7 @@ type family struct {
 	before   []prologue
 	breaks   int
 	ticks    int
+	lates    int
 	full     bool
 	// One in every configurations is explored by a plain go test, one in short with -short; 0: none. They must have no factor in common
 	// with twice the number of kinds, or some kinds would never meet.
@@ -86,6 +87,10 @@ var families = []family{
 		before: []prologue{nothing, stored}, every: 29},
 	{name: "four requests, a break", replicas: 2, kinds: coreKinds, requests: 4, breaks: 1,
 		before: []prologue{nothing, stored}},
+	{name: "three requests, late answers", replicas: 2, kinds: coreKinds, requests: 3, lates: 2,
+		before: []prologue{nothing, stored}, every: 3, short: 41},
+	{name: "three requests, a break, late answers", replicas: 2, kinds: coreKinds, requests: 3, breaks: 1, lates: 1,
+		before: []prologue{nothing, stored}, every: 11},
 	{name: "two keys in a lane", replicas: 2, kinds: of("set add delete delete:j add:j"), requests: 3, breaks: 1, ticks: 1,
 		before: []prologue{beside, both}, every: 7},
 	{name: "no room", replicas: 2, kinds: coreKinds, requests: 2, breaks: 1, ticks: 1, full: true,
@@ -106,7 +111,7 @@ var families = []family{
 func (f *family) configurations() (all []*exploration) {
 	for _, p := range f.before {
 		for _, requests := range placements(f.kinds, f.requests, f.replicas) {
-			all = append(all, &exploration{replicas: f.replicas, prologue: p.requests, requests: requests, breaks: f.breaks, ticks: f.ticks, full: f.full})
+			all = append(all, &exploration{replicas: f.replicas, prologue: p.requests, requests: requests, breaks: f.breaks, ticks: f.ticks, lates: f.lates, full: f.full})
 		}
 	}
 	return all

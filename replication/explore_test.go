@@ -20,6 +20,7 @@ type exploration struct {
 	requests []request // those of one replica are submitted in order
 	breaks   int       // connections that break, at any point, with what is under way lost in both directions
 	ticks    int       // at any point, besides those that end an execution
+	lates    int       // at any point, a replica's clients are told that their operations have not been finished in time
 	full     bool      // there is no room for any item until, at any point and one by one, each replica finds some
 	limit    int       // states; 0: none
 }
@@ -37,6 +38,9 @@ func (x *exploration) name() string {
 		s = append(s, x.requests[i].String())
 	}
 	name := fmt.Sprintf("%d replicas, %d breaks, %d ticks: %s", x.replicas, x.breaks, x.ticks, strings.Join(s, " "))
+	if x.lates > 0 {
+		name = fmt.Sprintf("%d lates, %s", x.lates, name)
+	}
 	if x.full {
 		name = "full, " + name
 	}
@@ -70,9 +74,11 @@ type world struct {
 	digests   []uint64     // of links; 0: not known
 	ends      []endState   // at*n+peer
 	submitted uint8
-	open      uint8 // submitted and not answered
+	open      uint8 // submitted, and may still take effect
+	late      uint8 // of these, those whose clients have been told that nobody knows
 	breaks    int8
 	ticks     int8
+	lates     int8
 	ways      []int32 // by key: the number of a set of ways
 }
 
@@ -91,6 +97,7 @@ const (
 	doUp                  // a has the new connection with b
 	doTick                // at a
 	doRoom                // a finds room
+	doLate                // a's operations are late
 )
 
 // exploredNow is every replica's clock, in Unix seconds.
@@ -104,7 +111,7 @@ func (x *exploration) start() (*explorer, *world) {
 	e := &explorer{exploration: x, keys: keysOf(x.requests)}
 	n := x.replicas
 	w := &world{replicas: newReplicas(n, eager), links: make([][]*Message, n*n), digests: make([]uint64, n*n), ends: make([]endState, n*n),
-		breaks: int8(x.breaks), ticks: int8(x.ticks)}
+		breaks: int8(x.breaks), ticks: int8(x.ticks), lates: int8(x.lates)}
 	for i, r := range w.replicas {
 		for j, peer := range w.replicas {
 			if i != j {
@@ -155,13 +162,19 @@ func (e *explorer) mustSettle(w *world) {
 	}
 }
 
+// nobody is the Client of operations whose ends are seen otherwise.
+type nobody struct{}
+
+func (nobody) Done(*Op) Flusher { return nil }
+
 // submit gives the replica a request. cas is the unique that a cas compares with.
 func (r *replica) submit(q *request, tag int, cas uint64) {
-	op := &Op{Kind: q.kind, Key: []byte(q.key), Hash: table.Hash([]byte(q.key)), Value: []byte(q.value), Delta: q.delta, CAS: cas, Now: exploredNow, Tag: uint64(tag)}
+	op := &Op{Kind: q.kind, Key: []byte(q.key), Hash: table.Hash([]byte(q.key)), Value: []byte(q.value), Delta: q.delta, CAS: cas, Now: exploredNow, Tag: uint64(tag), Client: nobody{}}
 	if q.dead {
 		op.Exptime = 1
 	}
 	if q.kind == opEvict {
+		op.Client = nil
 		var it table.Item
 		verdict := table.Keep
 		if r.items.Find(op.Hash, op.Key, &it) {
@@ -211,6 +224,9 @@ func (e *explorer) actions(w *world, as []action) []action {
 		if w.replicas[i].refuse {
 			as = append(as, action{doRoom, uint8(i), 0})
 		}
+		if w.lates > 0 && w.replicas[i].lane.flight.count+w.replicas[i].lane.queues.waiting > 0 {
+			as = append(as, action{doLate, uint8(i), 0})
+		}
 	}
 	return as
 }
@@ -252,6 +268,9 @@ func (e *explorer) step(w *world, a action) *world {
 		e.touch(&c, at).lane.Tick()
 	case doRoom:
 		e.touch(&c, at).room()
+	case doLate:
+		c.lates--
+		e.touch(&c, at).expire()
 	}
 	c.collect(at)
 	return &c
@@ -261,6 +280,15 @@ func (e *explorer) step(w *world, a action) *world {
 func (r *replica) room() {
 	r.refuse = false
 	r.lane.AdmitAgain()
+}
+
+// expire is a tick at which all operations turn out to be late.
+func (r *replica) expire() {
+	l := r.lane
+	l.tick += 2
+	l.timing.Timeout = 1
+	l.Tick()
+	l.timing.Timeout = 0
 }
 
 // down has member at notice that its connection with peer is gone.
@@ -375,7 +403,7 @@ func (w *world) digest() uint64 {
 		e.fixed(w.digests[i])
 		e.b = append(e.b, byte(w.ends[i]))
 	}
-	e.b = append(e.b, w.submitted, w.open, byte(w.breaks), byte(w.ticks))
+	e.b = append(e.b, w.submitted, w.open, w.late, byte(w.breaks), byte(w.ticks), byte(w.lates))
 	for _, set := range w.ways {
 		e.fixed(uint64(set))
 	}
@@ -518,6 +546,8 @@ func (e *explorer) show(w *world, a action) string {
 		return fmt.Sprintf("up %c (with %c)", names[0], names[1])
 	case doRoom:
 		return fmt.Sprintf("room %c", names[0])
+	case doLate:
+		return fmt.Sprintf("late %c", names[0])
 	}
 	return fmt.Sprintf("tick %c", names[0])
 }

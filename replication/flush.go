@@ -50,7 +50,7 @@ func (l *Lane) onFlushINV(m *Message) {
 func (l *Lane) onFlushVAL(m *Message) {
 	if l.floor.ts == m.TS && l.floor.invalid {
 		l.floor.invalid = false
-		l.drainAll(every)
+		l.drainAll()
 	}
 }
 
@@ -61,7 +61,7 @@ func (l *Lane) completeFlush(op *Op) {
 		l.broadcast(l.peers)
 	}
 	l.finish(op)
-	l.drainAll(every)
+	l.drainAll()
 }
 
 // onFlushPROBE answers a member whose VAL of a flush was lost.

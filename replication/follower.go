@@ -56,7 +56,7 @@ func (l *Lane) onINVAbsent(m *Message, hash uint64) {
 // sender has credit for the memory, so that a full table here is a broken promise and not an answer.
 func (l *Lane) apply(m *Message, hash uint64, old *table.Item) {
 	if old != nil {
-		l.outrank(hash, m.Key, old)
+		l.outrank(hash, old)
 	}
 	it := messageItem(m)
 	it.TS = m.TS
@@ -243,8 +243,8 @@ func (l *Lane) onSTATE(m *Message) {
 		next.TS = m.Newer
 	}
 	next.State |= table.Invalid
-	if err := l.put(hash, m.Key, &next, m.Value); err != nil {
-		return // the key stays invalid, and is asked about again
+	if l.put(hash, m.Key, &next, m.Value) != nil {
+		return // no memory now: the key stays invalid, and its finisher is asked again
 	}
 	l.revalidate(hash, m.Key)
 	if q := l.queues.find(hash, m.Key); q != nil {

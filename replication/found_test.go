@@ -30,7 +30,7 @@ func TestOutrankedByKey(t *testing.T) {
 			{at: 1, kind: OpIncr, key: "k", delta: 1}},
 		requests: []request{{at: 0, kind: OpIncr, key: "k", delta: 10}, {at: 0, kind: OpIncr, key: "j", delta: 10}, {at: 1, kind: OpIncr, key: "j", delta: 20}},
 	}
-	w := x.start()
+	_, w := x.start()
 	k, _, _ := w.replicas[0].peek("k")
 	j, _, _ := w.replicas[0].peek("j")
 	if k.TS != j.TS {
@@ -171,7 +171,7 @@ func TestMakeRoomEnds(t *testing.T) {
 	if n.FlushAll(&Op{Kind: OpFlush, Client: simNobody{}}) {
 		t.Fatal("a flush was done without the other replica")
 	}
-	n.makeRoom(4<<20, simNow, nil)
+	n.makeRoom(4<<20, stepsNoLimit, simNow, nil)
 	if free := n.table.FreeBytes(); free >= 4<<20 {
 		t.Errorf("%d bytes are free: items below a flush that is not over were given up", free)
 	}

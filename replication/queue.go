@@ -13,16 +13,25 @@ type queues struct {
 	byHash      map[uint64]*keyQueue // chained where hashes are equal
 	first, last *keyQueue
 	free        *keyQueue
-	waiting     int // operations in queues
+	waiting     int      // operations in queues
+	await       [3]int32 // queues by wait
 }
+
+// wait is what the head of a queue waits for.
+type wait uint8
+
+const (
+	untilValid  wait = iota // the key's update to be validated, or others to have had their turn
+	untilClocks             // the lane's clocks to rise
+	untilRoom               // Env.Admit to grant it
+)
 
 type keyQueue struct {
 	hash       uint64
 	key        []byte
 	head, tail *Op
 	since      uint64 // tick at which the head began to wait, or its key's finisher was last asked
-	clock      bool   // the head waits for the lane's clocks
-	room       bool   // the head waits for room
+	wait       wait
 	yield      uint64 // members whose read-modify-writes lost here: own updates wait for theirs
 	yieldUntil uint64 // tick
 	chain      *keyQueue
@@ -56,6 +65,7 @@ func (qs *queues) get(hash uint64, key []byte) *keyQueue {
 	}
 	*q = keyQueue{hash: hash, key: append(q.key[:0], key...), chain: qs.byHash[hash], prev: qs.last}
 	qs.byHash[hash] = q
+	qs.await[untilValid]++
 	if qs.last != nil {
 		qs.last.next = q
 	} else {
@@ -65,8 +75,16 @@ func (qs *queues) get(hash uint64, key []byte) *keyQueue {
 	return q
 }
 
+// awaits notes what the head of q waits for.
+func (qs *queues) awaits(q *keyQueue, w wait) {
+	qs.await[q.wait]--
+	qs.await[w]++
+	q.wait = w
+}
+
 // release takes an empty queue out.
 func (qs *queues) release(q *keyQueue) {
+	qs.await[q.wait]--
 	if q.prev != nil {
 		q.prev.next = q.next
 	} else {
@@ -152,7 +170,7 @@ func (l *Lane) enqueue(op *Op, front bool) *keyQueue {
 
 // drain runs what waits for a key, in order, until something has to wait again.
 func (l *Lane) drain(q *keyQueue) {
-	q.clock, q.room = false, false
+	l.queues.awaits(q, untilValid)
 	for q.head != nil && (q.yield == 0 || q.head.Kind == OpGet) {
 		op := q.pop()
 		l.queues.waiting--
@@ -172,32 +190,30 @@ func (l *Lane) drain(q *keyQueue) {
 }
 
 // drainAll runs what waits for any key of the lane.
-func (l *Lane) drainAll(which func(*keyQueue) bool) {
+func (l *Lane) drainAll() {
 	for q := l.queues.first; q != nil; {
 		next := q.next
-		if which(q) {
-			l.drain(q)
+		l.drain(q)
+		q = next
+	}
+}
+
+// AdmitAgain says that Env.Admit may grant now what it has refused. What has waited longest comes first; when it is refused again, the
+// others wait on.
+func (l *Lane) AdmitAgain() {
+	for q := l.queues.first; q != nil && l.queues.await[untilRoom] > 0; {
+		next := q.next
+		if q.wait == untilRoom {
+			if l.drain(q); q.wait == untilRoom {
+				return
+			}
 		}
 		q = next
 	}
 }
 
-func every(*keyQueue) bool           { return true }
-func waitsForClock(q *keyQueue) bool { return q.clock }
-func waitsForRoom(q *keyQueue) bool  { return q.room }
-
-// AdmitAgain says that Env.Admit may grant now what it has refused.
-func (l *Lane) AdmitAgain() { l.drainAll(waitsForRoom) }
-
 // WaitsForRoom reports whether an operation waits for Env.Admit.
-func (l *Lane) WaitsForRoom() bool {
-	for q := l.queues.first; q != nil; q = q.next {
-		if q.room {
-			return true
-		}
-	}
-	return false
-}
+func (l *Lane) WaitsForRoom() bool { return l.queues.await[untilRoom] > 0 }
 
 // Tick tells the lane that a tick of time has passed: old waits are probed, given up, and let go.
 func (l *Lane) Tick() {
@@ -207,14 +223,10 @@ func (l *Lane) Tick() {
 		l.tickQueue(q)
 		q = next
 	}
-	if l.timing.Timeout != 0 && l.flight.count != 0 {
-		for _, op := range l.flight.slots {
-			if op != nil && op.phase == inFlight && l.late(op) && op.Client != nil {
-				l.answerLate(op)
-			}
-		}
+	if l.timing.Timeout != 0 && l.flight.count != 0 && l.tick-l.flight.oldest > l.timing.Timeout {
+		l.expireFlight()
 	}
-	if (len(l.tombs.pending) != 0 || l.clockWaiters()) && l.tick-l.lastAsked >= l.timing.Clock {
+	if (len(l.tombs.pending) != 0 || l.queues.await[untilClocks] > 0) && l.tick-l.lastAsked >= l.timing.Clock {
 		l.askClocks()
 	}
 }
@@ -224,8 +236,9 @@ func (l *Lane) late(op *Op) bool {
 }
 
 func (l *Lane) tickQueue(q *keyQueue) {
-	if l.timing.Timeout != 0 {
-		l.expireWaits(q)
+	if l.timing.Timeout != 0 && l.expireWaits(q) {
+		l.drain(q) // who is first now may not have to wait
+		return
 	}
 	if q.yield != 0 && l.tick >= q.yieldUntil {
 		q.yield = 0
@@ -247,8 +260,8 @@ func (l *Lane) tickQueue(q *keyQueue) {
 // timedOut is what a client is told that has waited for longer than Timing.Timeout.
 const timedOut = "timed out waiting for the other replicas"
 
-// expireWaits answers the operations that have waited too long. None of them has happened or will.
-func (l *Lane) expireWaits(q *keyQueue) {
+// expireWaits answers the operations that have waited too long. None of them has happened or will. It reports whether the head was one of them.
+func (l *Lane) expireWaits(q *keyQueue) (head bool) {
 	var prev *Op
 	for op := q.head; op != nil; {
 		next := op.next
@@ -257,7 +270,7 @@ func (l *Lane) expireWaits(q *keyQueue) {
 			continue
 		}
 		if prev == nil {
-			q.head = next
+			q.head, head = next, true
 		} else {
 			prev.next = next
 		}
@@ -267,12 +280,28 @@ func (l *Lane) expireWaits(q *keyQueue) {
 		op.next = nil
 		l.queues.waiting--
 		op.Result = Result{Status: Unavailable, Err: timedOut, Value: op.Result.Value}
-		if q.room {
+		if q.wait == untilRoom && op.Kind != OpGet {
 			op.Result.Status = OutOfMemory
 		}
 		l.finish(op)
 		op = next
 	}
+	return head
+}
+
+// expireFlight answers the clients whose updates have been in flight for too long.
+func (l *Lane) expireFlight() {
+	oldest := l.tick
+	for _, op := range l.flight.slots {
+		switch {
+		case op == nil || op.phase != inFlight || op.Client == nil:
+		case l.late(op):
+			l.answerLate(op)
+		default:
+			oldest = min(oldest, op.started)
+		}
+	}
+	l.flight.oldest = oldest
 }
 
 // answerLate tells the client of an update in flight that its outcome is unknown. The update goes on: it may have been

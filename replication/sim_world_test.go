@@ -266,7 +266,7 @@ func (s *sim) pending() string {
 			}
 			for q := l.queues.first; q != nil; q = q.next {
 				it, st := v.peek(string(q.key))
-				fmt.Fprintf(&b, "\n    queue of %s (state %d, %s, finisher %d) yield=%b clock=%v room=%v:", q.key, st, showTS(it.TS), it.Finisher, q.yield, q.clock, q.room)
+				fmt.Fprintf(&b, "\n    queue of %s (state %d, %s, finisher %d) yield=%b waits for %d:", q.key, st, showTS(it.TS), it.Finisher, q.yield, q.wait)
 				for op := q.head; op != nil; op = op.next {
 					fmt.Fprintf(&b, " %s", opNames[op.Kind])
 				}

@@ -248,7 +248,7 @@ func (j *judge) answer(set int32, i int, o outcome) int32 {
 	})
 }
 
-// refuse keeps the ways in which request i, an eviction, has not taken effect; now it never will.
+// refuse keeps the ways in which request i has not taken effect; now it never will.
 func (j *judge) refuse(set int32, i int) int32 {
 	return j.ask(question{set: set, what: 'r', arg: uint8(i)}, func(ws ways) (kept ways) {
 		for _, w := range ws {

@@ -5,7 +5,7 @@ package replication
 func (l *Lane) RefuseRoom(patience uint64) {
 	for q := l.queues.first; q != nil; {
 		next := q.next
-		if q.room && q.head != nil && l.tick-q.head.started > patience {
+		if q.wait == untilRoom && q.head != nil && l.tick-q.head.started > patience {
 			op := q.pop()
 			l.queues.waiting--
 			op.Result = Result{Status: OutOfMemory, Value: op.Result.Value[:0]}

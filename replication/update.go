@@ -1,7 +1,7 @@
 package replication
 
 import (
-	"bytes"
+	"math/bits"
 
 	"hermesd/table"
 )
@@ -11,11 +11,16 @@ import (
 type flight struct {
 	slots   []*Op
 	free    []uint32
+	byKey   []*Op // read-modify-writes by hash, chained by Op.next
 	attempt uint64
 	count   int
+	oldest  uint64 // no client of an update in flight has waited since before this tick
 }
 
 const slotBits = 20
+
+// maxInFlight bounds the updates of keys in flight in a lane: more wait as if for room. The slots beyond it are for flushes.
+const maxInFlight = 1<<slotBits - 1<<10
 
 func (f *flight) add(op *Op) {
 	var slot uint32
@@ -27,9 +32,20 @@ func (f *flight) add(op *Op) {
 		f.slots = append(f.slots, nil)
 	}
 	f.slots[slot] = op
+	if f.count == 0 || op.started < f.oldest {
+		f.oldest = op.started
+	}
 	f.attempt++
 	f.count++
 	op.id = f.attempt<<slotBits | uint64(slot)
+	if op.ts.Step == 0 {
+		return
+	}
+	if len(f.byKey) < len(f.slots) {
+		f.chainAll()
+	} else {
+		f.chain(op)
+	}
 }
 
 func (f *flight) get(id uint64) *Op {
@@ -40,14 +56,63 @@ func (f *flight) get(id uint64) *Op {
 	return f.slots[slot]
 }
 
-// replace puts rec in the place of op.
-func (f *flight) replace(op, rec *Op) { f.slots[op.id&(1<<slotBits-1)] = rec }
+// replace puts rec, a copy of op, in its place.
+func (f *flight) replace(op, rec *Op) {
+	f.slots[op.id&(1<<slotBits-1)] = rec
+	if op.ts.Step != 0 {
+		*f.link(op) = rec
+		op.next = nil
+	}
+}
 
 func (f *flight) remove(op *Op) {
 	slot := uint32(op.id & (1<<slotBits - 1))
 	f.slots[slot] = nil
 	f.free = append(f.free, slot)
 	f.count--
+	if op.ts.Step != 0 {
+		*f.link(op) = op.next
+		op.next = nil
+	}
+}
+
+// rmw returns the read-modify-write of a key that is in flight under a time stamp, or nil.
+func (f *flight) rmw(hash uint64, ts table.Timestamp) *Op {
+	if len(f.byKey) == 0 {
+		return nil
+	}
+	op := *f.head(hash)
+	for op != nil && (op.Hash != hash || op.ts != ts) {
+		op = op.next
+	}
+	return op
+}
+
+// head is where the chain of a hash begins. The lane's keys differ in the low bits.
+func (f *flight) head(hash uint64) **Op { return &f.byKey[hash&uint64(len(f.byKey)-1)] }
+
+func (f *flight) chain(op *Op) {
+	head := f.head(op.Hash)
+	op.next, *head = *head, op
+}
+
+// chainAll makes the chains anew, as many as there are slots or more.
+func (f *flight) chainAll() {
+	f.byKey = make([]*Op, max(16, 2<<bits.Len(uint(len(f.slots)))))
+	for _, op := range f.slots {
+		if op != nil && op.ts.Step != 0 {
+			f.chain(op)
+		}
+	}
+}
+
+// link returns the place that points to op in its chain.
+func (f *flight) link(op *Op) **Op {
+	p := f.head(op.Hash)
+	for *p != op {
+		p = &(*p).next
+	}
+	return p
 }
 
 // launch starts the update that op has computed: it is applied here, invalid, and sent to every other member. In a group
@@ -56,8 +121,8 @@ func (l *Lane) launch(op *Op, ts table.Timestamp) progress {
 	if l.peers == 0 {
 		return l.commitAlone(op, ts)
 	}
-	if op.item.State&table.Tombstone == 0 && !l.env.Admit(len(op.Key), len(op.newValue)) {
-		l.queues.get(op.Hash, op.Key).room = true
+	if op.item.State&table.Tombstone == 0 && (l.flight.count >= maxInFlight || !l.env.Admit(len(op.Key), len(op.newValue))) {
+		l.queues.awaits(l.queues.get(op.Hash, op.Key), untilRoom)
 		return blocked
 	}
 	if op.phase == idle {
@@ -197,6 +262,9 @@ func (l *Lane) validate(hash uint64, key []byte, it *table.Item) {
 	}
 	l.mustUpdate(it)
 	l.tombs.add(hash, key, it.TS)
+	if len(l.tombs.pending)%manyTombs == 0 {
+		l.askClocks() // sooner than the next tick does
+	}
 }
 
 // mustUpdate is Update for changes that need no memory.
@@ -227,16 +295,12 @@ func (l *Lane) outranked(op *Op) *keyQueue {
 	return l.enqueue(op, true)
 }
 
-// outrank takes out of flight the own read-modify-write of a key whose invalid item is about to be overwritten. The key counts: time
-// stamps of different keys of a lane can be equal, where both stand on an add at the same version.
-func (l *Lane) outrank(hash uint64, key []byte, it *table.Item) {
+// outrank takes out of flight the own read-modify-write whose invalid item is about to be overwritten.
+func (l *Lane) outrank(hash uint64, it *table.Item) {
 	if it.State&table.Invalid == 0 || !l.ownRMW(it) {
 		return
 	}
-	for _, op := range l.flight.slots {
-		if op != nil && op.ts == it.TS && op.Hash == hash && bytes.Equal(op.Key, key) && op.Kind != OpFlush {
-			l.outranked(op)
-			return
-		}
+	if op := l.flight.rmw(hash, it.TS); op != nil {
+		l.outranked(op)
 	}
 }

@@ -93,6 +93,9 @@ func (r *replica) cloneInto(c *replicaMemory) *replica {
 		slots = append(slots, op)
 	}
 	l.flight.slots, l.flight.free = slots, append(free, r.lane.flight.free...)
+	if l.flight.byKey != nil {
+		l.flight.chainAll()
+	}
 	l.tombs.pending = slices.Clone(r.lane.tombs.pending)
 	for i := range l.tombs.pending { // key buffers are used again, and must not be shared
 		l.tombs.pending[i].key = slices.Clone(l.tombs.pending[i].key)
@@ -113,7 +116,7 @@ func cloneOp(op *Op) *Op {
 }
 
 func cloneQueues(qs *queues) queues {
-	c := queues{waiting: qs.waiting, byHash: make(map[uint64]*keyQueue)}
+	c := queues{waiting: qs.waiting, await: qs.await, byHash: make(map[uint64]*keyQueue)}
 	for q := qs.first; q != nil; q = q.next {
 		n := new(keyQueue)
 		*n = *q
@@ -139,9 +142,9 @@ var cloned = []struct {
 	fields string
 }{
 	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked flight queues tombs out scratch"},
-	{flight{}, "slots free attempt count"},
-	{queues{}, "byHash first last free waiting"},
-	{keyQueue{}, "hash key head tail since clock room yield yieldUntil chain prev next"},
+	{flight{}, "slots free byKey attempt count oldest"},
+	{queues{}, "byHash first last free waiting await"},
+	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
 	{tombs{}, "pending stable asked"},
 	{tomb{}, "hash ts key"},
 	{floor{}, "ts invalid finisher"},
@@ -216,9 +219,7 @@ func (e *encoder) lane(l *Lane) {
 	}
 	for q := l.queues.first; q != nil; q = q.next {
 		e.str(string(q.key))
-		e.flag(q.clock)
-		e.flag(q.room)
-		e.num(q.yield)
+		e.num(uint64(q.wait), q.yield)
 		for op := q.head; op != nil; op = op.next {
 			e.op(op)
 		}
@@ -229,7 +230,7 @@ func (e *encoder) lane(l *Lane) {
 func (e *encoder) op(op *Op) {
 	e.num(op.Tag, op.id, op.acked, uint64(op.phase), op.minimum, min(uint64(op.losses), tiredAfter))
 	e.ts(op.ts)
-	if op.phase == inFlight {
+	if op.phase != queued {
 		e.num(op.item.CAS, uint64(op.item.Exptime), uint64(op.item.State), uint64(op.Result.Status), op.Result.Number)
 		e.str(string(op.newValue))
 		e.str(string(op.Result.Value))
@@ -332,7 +333,12 @@ func (r *replica) show(keys []string) string {
 		}
 	}
 	for q := l.queues.first; q != nil; q = q.next {
-		s += fmt.Sprintf(" queue(%s yield=%b clock=%v room=%v):", q.key, q.yield, q.clock, q.room)
+		s += fmt.Sprintf(" queue(%s", q.key)
+		s += [...]string{untilValid: "", untilClocks: ", waits for clocks", untilRoom: ", waits for room"}[q.wait]
+		for set := q.yield; set != 0; set &= set - 1 {
+			s += ", yields to " + memberName(lowest(set))
+		}
+		s += ")"
 		for op := q.head; op != nil; op = op.next {
 			s += fmt.Sprintf(" %d", op.Tag)
 		}
@@ -378,6 +384,9 @@ func showMessage(m *Message) string {
 		if m.Bits&(1<<i) != 0 {
 			fmt.Fprintf(&b, " %s", name)
 		}
+	}
+	if m.Bits&publishedRMW != 0 {
+		return b.String() + " rmw"
 	}
 	fmt.Fprintf(&b, " clock=%d", m.Clock)
 	return b.String()
