@@ -128,9 +128,9 @@ func (l *Lane) dropTombs(stable uint64) {
 	n := 0
 	for ; n < len(t.pending) && t.pending[n].ts.Version() <= stable; n++ {
 		p := &t.pending[n]
-		var it table.Item
-		if l.items.Find(p.hash, p.key, &it) && it.TS == p.ts && it.State&(table.Tombstone|table.Invalid) == table.Tombstone {
-			l.items.Remove(&it)
+		it := &l.found.dropTombs
+		if l.items.Find(p.hash, p.key, it) && it.TS == p.ts && it.State&(table.Tombstone|table.Invalid) == table.Tombstone {
+			l.items.Remove(it)
 			l.drop(p.ts)
 		}
 	}

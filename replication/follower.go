@@ -16,15 +16,15 @@ func (l *Lane) onINV(m *Message) {
 		l.overtaken(m, hash, nil)
 		return
 	}
-	var it table.Item
-	stored := l.items.Find(hash, m.Key, &it) && it.TS.Compare(l.floor.ts) > 0
+	it := &l.found.onINV
+	stored := l.items.Find(hash, m.Key, it) && it.TS.Compare(l.floor.ts) > 0
 	if !stored {
 		l.onINVAbsent(m, hash)
 		return
 	}
 	switch m.TS.Compare(it.TS) {
 	case +1:
-		l.apply(m, hash, &it)
+		l.apply(m, hash, it)
 		l.ack(m)
 	case 0:
 		if it.State&(table.Tombstone|table.Invalid) == table.Tombstone && m.Bits&BitTombstone == 0 {
@@ -33,7 +33,7 @@ func (l *Lane) onINV(m *Message) {
 		}
 		l.ack(m)
 	default:
-		l.overtaken(m, hash, &it)
+		l.overtaken(m, hash, it)
 	}
 }
 
@@ -58,11 +58,12 @@ func (l *Lane) apply(m *Message, hash uint64, old *table.Item) {
 	if old != nil {
 		l.outrank(hash, old)
 	}
-	it := messageItem(m)
+	it := &l.found.apply
+	*it = messageItem(m)
 	it.TS = m.TS
 	it.State |= table.Invalid
 	it.Finisher = m.From.Number
-	if err := l.put(hash, m.Key, &it, m.Value); err != nil {
+	if err := l.put(hash, m.Key, it, m.Value); err != nil {
 		panic("replication: no memory for an update that had credit: " + err.Error())
 	}
 }
@@ -133,12 +134,12 @@ func (l *Lane) onNACK(m *Message) {
 	if op == nil || op.ts != m.TS || op.Kind == OpFlush || !m.IsRMW() {
 		return
 	}
-	var it table.Item
-	at := l.find(op.Hash, op.Key, &it) == keyInvalid && it.TS == op.ts
+	it := &l.found.onNACK
+	at := l.find(op.Hash, op.Key, it) == keyInvalid && it.TS == op.ts
 	if at && m.Bits&BitAbsent != 0 {
 		// Nobody has it complete or ever will: the key is as absent as before, and this time stamp is used up.
-		tomb := table.Item{TS: it.TS, State: table.Tombstone | table.Invalid}
-		l.mustPut(op.Hash, op.Key, &tomb, nil)
+		*it = table.Item{TS: op.ts, State: table.Tombstone | table.Invalid}
+		l.mustPut(op.Hash, op.Key, it, nil)
 		l.revalidate(op.Hash, op.Key)
 	} else if at {
 		l.adopt(op.Hash, op.Key, m)
@@ -153,7 +154,8 @@ func (l *Lane) onNACK(m *Message) {
 
 // adopt makes the newer state of a NACK the key's, invalid, to be finished by the member that the NACK names.
 func (l *Lane) adopt(hash uint64, key []byte, m *Message) {
-	it := messageItem(m)
+	it := &l.found.adopt
+	*it = messageItem(m)
 	it.TS = m.Newer
 	it.State |= table.Invalid
 	it.Finisher = m.Finisher
@@ -161,14 +163,14 @@ func (l *Lane) adopt(hash uint64, key []byte, m *Message) {
 		it.Finisher = m.From.Number
 	}
 	// Without memory for it the key stays as it is, invalid: the finisher's own INV is on its way, and has credit.
-	_ = l.put(hash, key, &it, m.Value)
+	_ = l.put(hash, key, it, m.Value)
 }
 
 // revalidate makes a key that was just written invalid valid.
 func (l *Lane) revalidate(hash uint64, key []byte) {
-	var it table.Item
-	if l.items.Find(hash, key, &it) {
-		l.validate(hash, key, &it)
+	it := &l.found.revalidate
+	if l.items.Find(hash, key, it) {
+		l.validate(hash, key, it)
 	}
 }
 
@@ -181,11 +183,11 @@ func (l *Lane) mustPut(hash uint64, key []byte, it *table.Item, value []byte) {
 // onVAL validates the key if it is still at the message's time stamp.
 func (l *Lane) onVAL(m *Message) {
 	hash := table.Hash(m.Key)
-	var it table.Item
-	if l.find(hash, m.Key, &it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
+	it := &l.found.onVAL
+	if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
 		return
 	}
-	l.validate(hash, m.Key, &it)
+	l.validate(hash, m.Key, it)
 	if q := l.queues.find(hash, m.Key); q != nil {
 		q.yield &^= bit(m.From.Number) // the member that had lost has had its turn
 		l.drain(q)
@@ -200,8 +202,8 @@ func (l *Lane) onPROBE(m *Message) {
 	}
 	hash := table.Hash(m.Key)
 	l.out = Message{Kind: STATE, TS: m.TS, Key: m.Key}
-	var it table.Item
-	state := l.find(hash, m.Key, &it)
+	it := &l.found.onPROBE
+	state := l.find(hash, m.Key, it)
 	if state == keyInvalid && it.TS == l.floor.ts && it.TS.Less(m.TS) {
 		state = keyAbsent // a flush that is older than what is asked about, and has not ended here, has nothing to do with it
 	}
@@ -224,7 +226,7 @@ func (l *Lane) onPROBE(m *Message) {
 			}
 			l.out.Kind = VAL
 		default:
-			l.describe(&it)
+			l.describe(it)
 		}
 	}
 	l.send(m.From.Number)
@@ -233,17 +235,18 @@ func (l *Lane) onPROBE(m *Message) {
 // onSTATE applies the answer to a probe, where the key is still at what was asked about.
 func (l *Lane) onSTATE(m *Message) {
 	hash := table.Hash(m.Key)
-	var it table.Item
-	if l.find(hash, m.Key, &it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts || it.Finisher == l.self {
+	it := &l.found.onSTATE
+	if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts || it.Finisher == l.self {
 		return
 	}
-	next := table.Item{TS: it.TS, State: table.Tombstone}
+	next := &l.found.onSTATENext
+	*next = table.Item{TS: it.TS, State: table.Tombstone}
 	if m.Bits&BitAbsent == 0 {
-		next = messageItem(m)
+		*next = messageItem(m)
 		next.TS = m.Newer
 	}
 	next.State |= table.Invalid
-	if l.put(hash, m.Key, &next, m.Value) != nil {
+	if l.put(hash, m.Key, next, m.Value) != nil {
 		return // no memory now: the key stays invalid, and its finisher is asked again
 	}
 	l.revalidate(hash, m.Key)

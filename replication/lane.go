@@ -79,8 +79,15 @@ type Lane struct {
 	queues queues
 	tombs  tombs
 
+	found   found   // reused for items
 	out     Message // reused for sending
 	scratch []byte  // reused for values read from the table
+}
+
+// found holds the item that each function looks at or writes, under the function's name. They are here since what is passed through an
+// interface escapes: as local variables each would be an allocation for each message. None of these functions is running twice at one time.
+type found struct {
+	attempt, put, commitAlone, complete, onINV, apply, onNACK, adopt, revalidate, onVAL, onPROBE, onSTATE, onSTATENext, dropTombs, probe table.Item
 }
 
 // NewLane returns the engine for lane `number` with an empty store, in a view of its own: SetView gives it its group.
@@ -163,10 +170,10 @@ const (
 
 // attempt runs op on the key's present state, if that allows it.
 func (l *Lane) attempt(op *Op) progress {
-	var it table.Item
-	state := l.find(op.Hash, op.Key, &it)
+	it := &l.found.attempt
+	state := l.find(op.Hash, op.Key, it)
 	if op.Kind == OpSet {
-		if state == keyInvalid && l.ownRMW(&it) {
+		if state == keyInvalid && l.ownRMW(it) {
 			return blocked // it was submitted before, perhaps by the same client
 		}
 		l.compute(op, nil)
@@ -180,7 +187,7 @@ func (l *Lane) attempt(op *Op) progress {
 	case keyInvalid:
 		return blocked
 	case keyValid:
-		cur := &it
+		cur := it
 		if it.Expired(op.Now) {
 			cur = nil
 		}
@@ -189,7 +196,7 @@ func (l *Lane) attempt(op *Op) progress {
 			return finished
 		}
 		if op.Kind == opEvict {
-			cur = &it
+			cur = it
 		}
 		if !l.compute(op, cur) {
 			return finished
@@ -199,7 +206,7 @@ func (l *Lane) attempt(op *Op) progress {
 	if !l.compute(op, nil) {
 		return finished
 	}
-	return l.launchOnAbsent(op, &it, state)
+	return l.launchOnAbsent(op, it, state)
 }
 
 // stepOn is the time stamp of this member's next read-modify-write on top of ts.

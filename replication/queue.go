@@ -1,10 +1,6 @@
 package replication
 
-import (
-	"bytes"
-
-	"hermesd/table"
-)
+import "bytes"
 
 // queues are the first-in-first-out queues of operations that wait for a key. A queue exists while an operation waits in it or the key
 // is held for a member that lost. They are kept in a list too, in order of creation, so that
@@ -319,8 +315,8 @@ func (l *Lane) answerLate(op *Op) {
 
 // probe asks the finisher of the update that the queue's key waits for what became of it.
 func (l *Lane) probe(q *keyQueue) {
-	var it table.Item
-	if l.find(q.hash, q.key, &it) != keyInvalid || it.Finisher == l.self {
+	it := &l.found.probe
+	if l.find(q.hash, q.key, it) != keyInvalid || it.Finisher == l.self {
 		return
 	}
 	l.out = Message{Kind: PROBE, TS: it.TS, Key: q.key, Bits: stateBits(it.State) & BitTombstone}

@@ -157,12 +157,12 @@ func (l *Lane) put(hash uint64, key []byte, it *table.Item, value []byte) error 
 	if it.State&table.Tombstone == 0 {
 		return l.items.Put(hash, key, it, value)
 	}
-	var old table.Item
-	if !l.items.Find(hash, key, &old) {
+	old := &l.found.put
+	if !l.items.Find(hash, key, old) {
 		return l.items.Put(hash, key, it, nil)
 	}
 	old.TS, old.CAS, old.Exptime, old.Flags, old.State, old.Finisher = it.TS, it.CAS, it.Exptime, it.Flags, it.State, it.Finisher
-	return l.items.Update(&old)
+	return l.items.Update(old)
 }
 
 // commitAlone is launch with nobody to wait for.
@@ -171,9 +171,9 @@ func (l *Lane) commitAlone(op *Op, ts table.Timestamp) progress {
 		l.clock = v
 	}
 	if op.item.State&table.Tombstone != 0 {
-		var it table.Item
-		if l.items.Find(op.Hash, op.Key, &it) {
-			l.items.Remove(&it)
+		it := &l.found.commitAlone
+		if l.items.Find(op.Hash, op.Key, it) {
+			l.items.Remove(it)
 		}
 		l.drop(ts)
 		return finished
@@ -232,10 +232,10 @@ func (l *Lane) complete(op *Op) {
 		l.completeFlush(op)
 		return
 	}
-	var it table.Item
-	current := l.find(op.Hash, op.Key, &it) == keyInvalid && it.TS == op.ts
+	it := &l.found.complete
+	current := l.find(op.Hash, op.Key, it) == keyInvalid && it.TS == op.ts
 	if current {
-		l.validate(op.Hash, op.Key, &it)
+		l.validate(op.Hash, op.Key, it)
 		l.out = Message{Kind: VAL, TS: op.ts, Key: op.Key}
 		l.broadcast(l.peers)
 	}

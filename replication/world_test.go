@@ -141,7 +141,7 @@ var cloned = []struct {
 	of     any
 	fields string
 }{
-	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked flight queues tombs out scratch"},
+	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked flight queues tombs found out scratch"},
 	{flight{}, "slots free byKey attempt count oldest"},
 	{queues{}, "byHash first last free waiting await"},
 	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
