@@ -82,8 +82,8 @@ func (l *Lane) Compact(share int, now uint32, visit Visit) (progress bool) {
 }
 
 // Collecting reports whether a segment has been begun to be collected and is not done: as long as that is so, what was moved out of it
-// takes memory twice.
-func (l *Lane) Collecting() bool { return l.victim.id != 0 }
+// takes memory twice. It may be called without any lock.
+func (l *Lane) Collecting() bool { return l.collecting.Load() }
 
 // collect does one step of emptying the victim.
 func (l *Lane) collect(now uint32, visit Visit) {
@@ -237,6 +237,7 @@ func (l *Lane) setVictim(id uint32, compact bool) {
 	l.unlink(l.queueOf(s.use), id)
 	s.pinned, s.waiting = true, false
 	l.victim = victim{id: id, from: s.use, compact: compact}
+	l.collecting.Store(true)
 }
 
 // finishVictim gives the victim back, or if something had to stay in it, puts it at the end of the main queue.
@@ -257,6 +258,7 @@ func (l *Lane) finishVictim() {
 		l.fruitless++
 	}
 	l.victim = victim{}
+	l.collecting.Store(false)
 }
 
 // mostDead is the full segment with the least that lives in it, if one part in share of it is dead; else 0.

@@ -36,12 +36,13 @@ type Lane struct {
 
 	// Reclaiming (collect.go, sweep.go).
 	victim     victim
-	fruitless  int    // segments in a row that Collect gained nothing from
-	asked      bool   // an item was met since Collect last gained something, or saw all of the lane
-	sweeping   uint32 // segment that Sweep is in; 0: none
-	sweepAt    uint32 // bytes of it that Sweep has seen
-	sweepLeast uint32 // least exptime that Sweep has left in it
-	visited    Item   // what visit is shown: here, so that it does not escape
+	collecting atomic.Bool // there is a victim
+	fruitless  int         // segments in a row that Collect gained nothing from
+	asked      bool        // an item was met since Collect last gained something, or saw all of the lane
+	sweeping   uint32      // segment that Sweep is in; 0: none
+	sweepAt    uint32      // bytes of it that Sweep has seen
+	sweepLeast uint32      // least exptime that Sweep has left in it
+	visited    Item        // what visit is shown: here, so that it does not escape
 
 	evicted, expired, moved uint64 // for Stats
 
