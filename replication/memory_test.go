@@ -73,8 +73,11 @@ func TestFullMemory(t *testing.T) {
 			wg.Wait()
 			held := cl.requireSame()
 			evictions := uint64(0)
-			for _, n := range cl.nodes {
+			for i, n := range cl.nodes {
 				evictions += n.counters.evictions.Load()
+				if stalled := n.counters.stalled.Load(); stalled != 0 {
+					t.Errorf("replica %d had no memory for %d updates that had credit", i+1, stalled)
+				}
 			}
 			if c.keys == 0 && (len(held) == 0 || evictions == 0) {
 				t.Errorf("%d items are left after %d evictions: the memory was to be too small, and used", len(held), evictions)
