@@ -10,7 +10,8 @@ import (
 // What the explorer checks in each state:
 //
 //   - what clients were answered, and what could be read at each replica now, has an order in which a single memcached would have
-//     answered and would be read the same (account: linearizability, so that nothing that was answered or could be read is ever undone);
+//     answered and would be read the same (account: linearizability, so that nothing that was answered or could be read is ever undone), and in
+//     which what one replica was asked comes in the order in which it was asked;
 //   - an update that is answered is in every replica's memory, or something newer is (durable);
 //   - replicas that can read a key hold the same item (agree);
 //   - clock, stable, D, F and the time stamp that governs a key never fall, whether the key is stored or not (rises);

@@ -133,7 +133,7 @@ func (x *exploration) start() (*explorer, *world) {
 		if it, value, st := w.replicas[0].peek(key); st == keyValid && !it.Expired(exploredNow) {
 			c.present, c.value, unique = true, value, it.CAS
 		}
-		j := newJudge(key, x.requests)
+		j := newJudge(key, x.requests, x.lates == 0)
 		e.judges, e.uniques = append(e.judges, j), append(e.uniques, unique)
 		w.ways = append(w.ways, j.number(ways{{now: c}}))
 	}

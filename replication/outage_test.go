@@ -350,6 +350,13 @@ func TestCloseAnswersAll(t *testing.T) {
 	if err := node.Close(); err != nil {
 		t.Errorf("second Close: %v", err)
 	}
+	node.ready.Store(true) // as an operation has seen it that comes to its lane only now
+	for _, kind := range []OpKind{OpSet, OpGet, OpFlush} {
+		if r := newCaller(node).do(kind, "key", "1"); r.Status != Unavailable {
+			t.Errorf("operation %d that was late: status %d", kind, r.Status)
+		}
+	}
+	node.ready.Store(false)
 	for i := range c.nodes {
 		c.stop(i)
 	}

@@ -159,6 +159,7 @@ type ways []way
 type judge struct {
 	key      string
 	requests []request
+	after    []uint8 // by request: those that must have taken effect before it
 	sets     []ways
 	numbers  map[string]int32
 	known    map[question]int32
@@ -175,11 +176,23 @@ type question struct {
 	o    outcome
 }
 
-func newJudge(key string, requests []request) *judge {
-	j := &judge{key: key, requests: requests, numbers: make(map[string]int32), known: make(map[question]int32)}
+// newJudge returns a judge of one key. If ordered, what is asked of one replica takes effect in the order in which it was asked, as a client that
+// sends many requests at once on one connection expects; but a flush, which concerns other keys too, and evictions may overtake.
+func newJudge(key string, requests []request, ordered bool) *judge {
+	after := make([]uint8, len(requests))
+	for i := range requests {
+		for h := range i {
+			if ordered && requests[h].at == requests[i].at && requests[h].inOrder(key) && requests[i].inOrder(key) {
+				after[i] |= 1 << h
+			}
+		}
+	}
+	j := &judge{key: key, requests: requests, after: after, numbers: make(map[string]int32), known: make(map[question]int32)}
 	j.number(nil)
 	return j
 }
+
+func (r *request) inOrder(key string) bool { return r.key == key && r.kind != OpFlush && r.kind != opEvict }
 
 // number returns the set's number.
 func (j *judge) number(ws ways) int32 {
@@ -219,7 +232,7 @@ func (j *judge) grow(set int32, open uint8) int32 {
 			w := ws[n]
 			for i := range j.requests {
 				r := &j.requests[i]
-				if open&^w.ran&(1<<i) == 0 || r.key != j.key && r.kind != OpFlush {
+				if open&^w.ran&(1<<i) == 0 || r.key != j.key && r.kind != OpFlush || j.after[i]&^w.ran != 0 {
 					continue
 				}
 				next := w

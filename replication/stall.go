@@ -8,9 +8,9 @@ import (
 )
 
 // stall keeps what a peer has sent for lanes that have no memory for it, until they have. Credit sees to it that this does not happen, but for
-// rounding (credit.init): a lane may need a whole segment for the first byte. So a lane stalls for one peer only, and the others go on
-// evicting, which brings the segment. What a peer sends for a stalled lane waits behind, in order. It is bounded by the peer's credit, and by
-// the acknowledgements of this member's own updates.
+// rounding (credit.init): a lane may need a whole segment for the first byte. A lane stalls for one peer only, and evictions go on, also in the
+// lane itself, which brings the segment. What a peer sends for a stalled lane waits behind, in order, but for answers. It is bounded by the
+// peer's credit.
 type stall struct {
 	lanes atomic.Uint64 // bit i: messages for lane i wait
 
@@ -43,8 +43,12 @@ func (s *stall) clear() {
 // receive delivers a message of a peer, or keeps it.
 func (n *Node) receive(m *Message, pass *pass) {
 	s := &n.membership.stalls[m.From.Number]
-	if s.lanes.Load()&bit(m.Lane) != 0 && s.enqueue(m, false) {
-		return
+	if s.lanes.Load()&bit(m.Lane) != 0 {
+		if mayPass(m) {
+			m.Clock = 0 // says nothing of updates that have not arrived, and some have not
+		} else if s.enqueue(m, false) {
+			return
+		}
 	}
 	if !n.hasMemoryFor(m) {
 		need := n.needFor(m)
@@ -56,6 +60,12 @@ func (n *Node) receive(m *Message, pass *pass) {
 		}
 	}
 	n.deliver(m, pass)
+}
+
+// mayPass reports whether m may be delivered before updates that its sender has sent earlier. What answers this member's own updates may,
+// or what makes earlier ones valid: it speaks of one time stamp of one key. It must, for evictions wait for it, and the updates for these.
+func mayPass(m *Message) bool {
+	return m.Kind == ACK || m.Kind == NACK || m.Kind == VAL || m.Kind == STATE
 }
 
 // storesValue reports whether delivering m may take memory: a delete does not.
