@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the scripts here share: installing clients, and starting and ending the servers under test. Source it; it sets shell options.
 
 set -euo pipefail

@@ -84,10 +84,14 @@ var (
 	crasher  = regexp.MustCompile(`Failing input written to (\S+)$`)
 )
 
+// minimizeTime bounds how often the go command tries to make an interesting input smaller. Its own bound, a minute for each input, takes all
+// the time of a run as short as these.
+const minimizeTime = "100x"
+
 // fuzz runs one function and copies what the go command says to out.
 func (t target) fuzz(ctx context.Context, dir string, limit time.Duration, out io.Writer) result {
 	r := result{target: t}
-	cmd := goCommand(ctx, dir, "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", limit.String(), t.pkg)
+	cmd := goCommand(ctx, dir, "test", "-run", "^$", "-fuzz", "^"+t.name+"$", "-fuzztime", limit.String(), "-fuzzminimizetime", minimizeTime, t.pkg)
 	reader, writer := io.Pipe()
 	cmd.Stdout, cmd.Stderr = writer, writer
 	ended := make(chan error, 1)
