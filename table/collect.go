@@ -198,9 +198,7 @@ func (l *Lane) chooseVictim() bool {
 			}
 		}
 		id := l.main.head
-		// The main queue may hold nothing but pieces of what has its header in the small one.
-		tooMany := l.small.count*100 > (l.small.count+l.main.count)*smallPercent || l.fruitless > l.main.count
-		if id == 0 || l.small.head != 0 && tooMany {
+		if id == 0 || l.small.head != 0 && l.small.count*100 > (l.small.count+l.main.count)*smallPercent {
 			id = l.small.head
 		}
 		if id == 0 {
