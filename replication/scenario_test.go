@@ -116,6 +116,7 @@ func (s *scenario) run(t *testing.T, where, line string) {
 		s.start(t, where, words[1:])
 		return
 	}
+	defer s.inspect(s.copies())
 	if s.actors == nil {
 		t.Fatalf("%s: the first command must be replicas", where)
 	}
@@ -135,7 +136,7 @@ func (s *scenario) run(t *testing.T, where, line string) {
 			t.Fatalf("%s: %s: nothing such is under way", where, line)
 		}
 	case "stabilize":
-		s.stabilize()
+		s.stabilize(strings.Join(words[1:], ""))
 	case "down":
 		s.down(a, s.member(words[2]))
 	case "up":
@@ -164,6 +165,29 @@ func (s *scenario) run(t *testing.T, where, line string) {
 		s.check()
 	default:
 		t.Fatalf("%s: unknown command %s", where, words[0])
+	}
+}
+
+// copies returns the replicas as they are now; none of the published rule.
+func (s *scenario) copies() (rs []*replica) {
+	for _, a := range s.actors {
+		if r, ours := a.(*replica); ours {
+			rs = append(rs, r.clone())
+		}
+	}
+	return rs
+}
+
+// inspect prints what is wrong within a replica that was in another state before.
+func (s *scenario) inspect(before []*replica) {
+	keys := keysOf(s.requests)
+	for i, old := range before {
+		r := s.actors[i].(*replica)
+		for _, wrong := range []string{r.sound(keys), rises(old, r, keys)} {
+			if wrong != "" {
+				s.printf("WRONG at %s: %s", memberName(r.self.Number), wrong)
+			}
+		}
 	}
 }
 
@@ -282,11 +306,15 @@ func (s *scenario) deliver(a, b int, kind string) bool {
 	return true
 }
 
-func (s *scenario) stabilize() {
+// stabilize delivers until nothing is under way, between the members named, or all.
+func (s *scenario) stabilize(among string) {
 	for moved := true; moved; {
 		moved = false
 		for link := range s.links {
 			a, b := link/len(s.actors), link%len(s.actors)
+			if among != "" && !(strings.Contains(among, memberName(uint8(a+1))) && strings.Contains(among, memberName(uint8(b+1)))) {
+				continue
+			}
 			for s.deliver(a, b, "") {
 				moved = true
 			}

@@ -192,7 +192,9 @@ func newJudge(key string, requests []request, ordered bool) *judge {
 	return j
 }
 
-func (r *request) inOrder(key string) bool { return r.key == key && r.kind != OpFlush && r.kind != opEvict }
+func (r *request) inOrder(key string) bool {
+	return r.key == key && r.kind != OpFlush && r.kind != opEvict
+}
 
 // number returns the set's number.
 func (j *judge) number(ws ways) int32 {
