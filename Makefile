@@ -28,6 +28,15 @@ FUZZTIME ?= 30s
 fuzz: ## every parser and decoder for FUZZTIME each
 	$(GO) run ./bench/fuzzall -time $(FUZZTIME)
 
+SOAKTIME ?= 10m
+SOAKFROM ?= $(shell date +%s)000
+soak: ## groups simulated from new seeds for SOAKTIME; a seed that fails is printed with the command that repeats it
+	$(GO) test ./replication -run 'TestSimulation$$' -v -timeout 0 -sim.from=$(SOAKFROM) -sim.runs=1 -sim.for=$(SOAKTIME)
+
+MUTATESEEDS ?= 6000
+mutate: ## every broken world and engine of the simulation, until a seed catches it, also the ones that do harm rarely: some minutes
+	$(GO) test ./replication -run TestSimulationCatches -v -timeout 0 -sim.mutate=$(MUTATESEEDS)
+
 local: build ## a group of three on 11211, 11212, 11213
 	bin/hermesd local --replicas 3 --port 11211
 

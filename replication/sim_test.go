@@ -16,6 +16,7 @@ var (
 	simSeed   = flag.Uint64("sim.seed", 0, "simulate this seed only; 0: many")
 	simFrom   = flag.Uint64("sim.from", 1, "the first seed")
 	simRuns   = flag.Int("sim.runs", 0, "how many seeds; 0: what takes some seconds")
+	simFor    = flag.Duration("sim.for", 0, "go on with further seeds for so long; 0: stop after -sim.runs")
 	simTraced = flag.Bool("sim.trace", false, "print the execution of -sim.seed")
 )
 
@@ -64,8 +65,8 @@ func TestSimulation(t *testing.T) {
 	began := time.Now()
 	var events, ops atomic.Int64
 	var totals simTotals
-	n := runs(1500, 150)
-	bad := eachSeed(*simFrom, n, func(seed uint64) string {
+	n := runs(1000, 100)
+	bad, tried := eachSeed(*simFrom, n, func(seed uint64) string {
 		s, wrong := simulate(seed, simHooks{}, nil)
 		if s != nil {
 			events.Add(int64(s.ran))
@@ -74,6 +75,7 @@ func TestSimulation(t *testing.T) {
 		}
 		return wrong
 	})
+	n = int(tried)
 	for _, b := range bad {
 		t.Error(failureOf(b.seed, b.wrong))
 	}
@@ -106,8 +108,10 @@ type badSeed struct {
 // badSeedsMax is how many failed seeds are told of.
 const badSeedsMax = 3
 
-// eachSeed runs seeds on all processors, in order but for what is under way at once, and returns the first that failed.
-func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed) {
+// eachSeed runs n seeds, and more while -sim.for lasts, on all processors, in order but for what is under way at once. It returns the first that
+// failed, and how many it has run.
+func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed, tried uint64) {
+	began := time.Now()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
 	next := from
@@ -116,8 +120,10 @@ func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed) 
 			for {
 				mu.Lock()
 				seed := next
-				next++
-				over := seed >= from+uint64(n) || len(bad) >= badSeedsMax
+				over := seed >= from+uint64(n) && time.Since(began) >= *simFor || len(bad) >= badSeedsMax
+				if !over {
+					next++
+				}
 				mu.Unlock()
 				if over {
 					return
@@ -131,7 +137,7 @@ func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed) 
 		})
 	}
 	wg.Wait()
-	return bad
+	return bad, next - from
 }
 
 // TestSimulationIsRepeatable: the same seed is the same execution.
