@@ -58,7 +58,7 @@ type Lane struct {
 	number uint8
 	self   uint8
 	env    Env
-	items  Items
+	items  store
 	limits Limits
 	timing Timing
 
@@ -85,7 +85,7 @@ type Lane struct {
 
 // NewLane returns the engine for lane `number` with an empty store, in a view of its own: SetView gives it its group.
 func NewLane(number uint8, env Env, items Items, limits Limits, timing Timing) *Lane {
-	l := &Lane{number: number, env: env, items: items, limits: limits, timing: timing}
+	l := &Lane{number: number, env: env, items: store{Items: items}, limits: limits, timing: timing}
 	l.queues.byHash = make(map[uint64]*keyQueue)
 	return l
 }

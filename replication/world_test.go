@@ -69,7 +69,7 @@ func newReplicas(n int, timing Timing) []*replica {
 func (r *replica) clone() *replica {
 	c := &replica{self: r.self, items: r.items.clone(), unique: r.unique, refuse: r.refuse}
 	l := *r.lane
-	l.env, l.items = c, c.items
+	l.env, l.items.Items = c, c.items
 	l.out, l.scratch = Message{}, nil
 	l.flight.slots = make([]*Op, len(r.lane.flight.slots), len(r.lane.flight.slots)+2)
 	l.flight.free = slices.Clone(r.lane.flight.free)
