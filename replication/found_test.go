@@ -171,7 +171,7 @@ func TestMakeRoomEnds(t *testing.T) {
 	if n.FlushAll(&Op{Kind: OpFlush, Client: simNobody{}}) {
 		t.Fatal("a flush was done without the other replica")
 	}
-	n.makeRoom(4<<20, stepsNoLimit, simNow, nil)
+	n.makeRoom(4<<20, simNow, nil)
 	if free := n.table.FreeBytes(); free >= 4<<20 {
 		t.Errorf("%d bytes are free: items below a flush that is not over were given up", free)
 	}

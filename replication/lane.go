@@ -305,3 +305,11 @@ func (l *Lane) Receive(m *Message) {
 	}
 	l.clocksMoved()
 }
+
+// letGo gives up what the lane refers to only until its next message, and buffers that have grown for a large value: there are many lanes.
+func (l *Lane) letGo() {
+	l.out.Key, l.out.Value = nil, nil
+	if cap(l.scratch) > keptBuffer {
+		l.scratch = nil
+	}
+}

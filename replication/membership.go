@@ -283,7 +283,7 @@ func (n *Node) EndBatch(peer Member) {
 	n.transport.Flush()
 	ms.passes[peer.Number].end()
 	if !n.hasRoom(n.room.low) || ms.stalls[peer.Number].lanes.Load() != 0 {
-		n.makeRoom(n.room.low, stepsOfBatch, n.room.now.Load(), &ms.passes[peer.Number])
+		n.makeSomeRoom(n.room.low, stepsOfBatch, n.room.now.Load(), &ms.passes[peer.Number])
 		n.unstall(peer.Number, &ms.passes[peer.Number])
 		n.transport.Flush()
 		ms.passes[peer.Number].end()

@@ -29,12 +29,12 @@ func TestFullMemory(t *testing.T) {
 		keys        int // drawn at random; 0: every set has a key of its own
 		fills       int // how many times the memory is written
 	}{
-		{"small values", 4 << 20, 32 << 10, 1, 200, 0, 3},
+		{"small values", 4 << 20, 32 << 10, 1, 200, 0, 2},
 		{"small values, few keys again and again", 4 << 20, 32 << 10, 1, 200, 30_000, 2},
-		{"all sizes", 16 << 20, 256 << 10, 1, 255 << 10, 0, 6},
-		{"large values", 32 << 20, 1 << 20, 600 << 10, 1000 << 10, 0, 6},
-		{"large values, few keys again and again", 32 << 20, 1 << 20, 1, 1000 << 10, 40, 6},
-		{"many segments", 64 << 20, 1 << 20, 1, 40 << 10, 0, 4},
+		{"all sizes", 16 << 20, 256 << 10, 1, 255 << 10, 0, 4},
+		{"large values", 32 << 20, 1 << 20, 600 << 10, 1000 << 10, 0, 4},
+		{"large values, few keys again and again", 32 << 20, 1 << 20, 1, 1000 << 10, 40, 4},
+		{"many segments", 64 << 20, 1 << 20, 1, 40 << 10, 0, 2},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			fills := c.fills

@@ -329,6 +329,7 @@ func (nl *nodeLane) unlock(pass *pass) {
 			nl.node.membership.wake()
 		}
 	}
+	l.letGo()
 	op := nl.finished
 	nl.finished, nl.lastFinished = nil, nil
 	nl.items.Unlock()

@@ -17,7 +17,7 @@ type room struct {
 	now     atomic.Uint32 // Unix seconds, as of the last keepRoom
 }
 
-// How much one call of makeRoom may do, in steps of Collect, which are some tens of microseconds each: little where somebody waits for
+// How much one call of makeSomeRoom may do, in steps of Collect, which are some tens of microseconds each: little where somebody waits for
 // the caller.
 const (
 	stepsOfSubmit = 8
@@ -56,11 +56,11 @@ func (n *Node) makeRoomFor(op *Op) {
 	if size := n.sizeOf(op); size > n.table.SegmentBytes() {
 		need += int64(n.table.NeedBytes(len(op.Key), size))
 	}
-	steps := stepsNoLimit
-	if !n.alone {
-		steps = stepsOfSubmit + int(need-n.room.low)/n.table.SegmentBytes()
+	if n.alone {
+		n.makeRoom(need, op.Now, nil)
+	} else {
+		n.makeSomeRoom(need, stepsOfSubmit+int(need-n.room.low)/n.table.SegmentBytes(), op.Now, nil)
 	}
-	n.makeRoom(need, steps, op.Now, nil)
 }
 
 // sizeOf is how long a value op may write, in bytes. Most read-modify-writes write again what is stored.
@@ -84,9 +84,14 @@ func (n *Node) hasRoom(need int64) bool {
 	return int64(n.table.FreeBytes())+n.room.pending.Load() >= need
 }
 
-// makeRoom reclaims until there is so much room, the steps are used up, or nothing more is to be had. A lane that has nothing to give is
+// makeRoom reclaims until there is so much room, or nothing more is to be had.
+func (n *Node) makeRoom(need int64, now uint32, pass *pass) {
+	n.makeSomeRoom(need, stepsNoLimit, now, pass)
+}
+
+// makeSomeRoom is makeRoom with a limit to the work, which is done in steps. A lane that has nothing to give is
 // left alone for the rest of the call: Collect says so once in each round through the lane, and then begins another.
-func (n *Node) makeRoom(need int64, steps int, now uint32, pass *pass) {
+func (n *Node) makeSomeRoom(need int64, steps int, now uint32, pass *pass) {
 	if n.cfg.DisableEvictions {
 		n.compactAll(need, steps, now, pass)
 		return
@@ -246,7 +251,7 @@ func (n *Node) keepRoom(now uint32, pass *pass) {
 // moreRoom makes room where it is short, and lets go on who waited for it, here and at the peers.
 func (n *Node) moreRoom(steps int, pass *pass) {
 	if !n.hasRoom(n.room.low) {
-		n.makeRoom(n.room.low, steps, n.room.now.Load(), pass)
+		n.makeSomeRoom(n.room.low, steps, n.room.now.Load(), pass)
 	}
 	if n.alone {
 		return

@@ -52,7 +52,7 @@ func (n *Node) receive(m *Message, pass *pass) {
 	}
 	if !n.hasMemoryFor(m) {
 		need := n.needFor(m)
-		n.makeRoom(need, stepsOfBatch+int(need)/n.table.SegmentBytes(), n.room.now.Load(), pass)
+		n.makeSomeRoom(need, stepsOfBatch+int(need)/n.table.SegmentBytes(), n.room.now.Load(), pass)
 		if !n.hasMemoryFor(m) {
 			n.counters.stalled.Add(1)
 			s.enqueue(m, true)

@@ -19,12 +19,14 @@ import (
 // valid. CRC-32C is an instruction: it costs some 10 ns for a small frame and 0.1 ns a byte for large ones, against the
 // microseconds of the write that carries it. One per frame, not per message, because a frame is read whole or not at all.
 const (
-	frameHead   = 8
-	frameTarget = 32 << 10 // bytes of payload after which a frame is closed; a larger message has one of its own
-	readSize    = 128 << 10
-	bufferKept  = 4 << 20 // bytes of capacity above which a buffer that grew for large values is given back at once
-	writeChunk  = 1 << 20 // bytes of one blocking write, after which what waits is counted anew
-	flushRounds = 8       // batches that one Flush writes for others before it leaves the rest to the writer
+	frameHead    = 8
+	frameTarget  = 32 << 10 // bytes of payload after which a frame is closed; a larger message has one of its own
+	readSize     = 128 << 10
+	bufferKept   = 4 << 20   // bytes of capacity above which a buffer that grew for large values is given back at once
+	bufferUsual  = 256 << 10 // bytes of capacity above which it is given back once bufferRounds batches in turn needed less
+	bufferRounds = 64
+	writeChunk   = 1 << 20 // bytes of one blocking write, after which what waits is counted anew
+	flushRounds  = 8       // batches that one Flush writes for others before it leaves the rest to the writer
 )
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
@@ -59,6 +61,7 @@ type tcpChannel struct {
 
 	// Owned by whoever has set busy.
 	out       []byte
+	usual     int    // batches in turn that were of usual size
 	taken     int    // bytes of out that the socket has taken
 	tryBuf    []byte // of tryWrite
 	tryN      int
@@ -148,7 +151,10 @@ func (ch *tcpChannel) closeFrame() {
 func (ch *tcpChannel) take() {
 	ch.closeFrame()
 	ch.fill, ch.out, ch.taken = ch.out[:0], ch.fill, 0
-	if cap(ch.fill) > bufferKept {
+	if ch.usual++; len(ch.out) > bufferUsual {
+		ch.usual = 0
+	}
+	if n := cap(ch.fill); n > bufferKept || n > bufferUsual && ch.usual > bufferRounds {
 		ch.fill = nil
 	}
 	ch.peer.stats.messagesSent.Add(ch.messages)
@@ -340,7 +346,7 @@ func (ch *tcpChannel) read(h Handler) error {
 		switch {
 		case from == to:
 			from, to = 0, 0
-			if small++; len(buf) > bufferKept || small > 64 {
+			if small++; len(buf) > bufferKept || small > bufferRounds {
 				buf = base // those that a large value needed are given back
 			}
 		case to-from+missing > len(base):
