@@ -238,7 +238,7 @@ func (r *replica) sound(keys []string) string {
 		if it, _, st := r.peek(string(op.Key)); op.isRMW() && (st != keyInvalid || it.TS != op.ts || it.Finisher != l.self) {
 			return fmt.Sprintf("operation %d is in flight at %s, but its key is at %s", op.Tag, showTS(op.ts), showTS(it.TS))
 		}
-		if op.ts.Step != 0 && l.flight.rmw(op.Hash, op.ts) != op {
+		if op.ts.Step != 0 && l.flight.rmw(op.Hash, op.Key, op.ts) != op {
 			return fmt.Sprintf("operation %d is in flight at %s, but is not found by its key", op.Tag, showTS(op.ts))
 		}
 	}

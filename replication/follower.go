@@ -56,7 +56,7 @@ func (l *Lane) onINVAbsent(m *Message, hash uint64) {
 // sender has credit for the memory, so that a full table here is a broken promise and not an answer.
 func (l *Lane) apply(m *Message, hash uint64, old *table.Item) {
 	if old != nil {
-		l.outrank(hash, old)
+		l.outrank(hash, m.Key, old)
 	}
 	it := messageItem(m)
 	it.TS = m.TS
@@ -201,7 +201,11 @@ func (l *Lane) onPROBE(m *Message) {
 	hash := table.Hash(m.Key)
 	l.out = Message{Kind: STATE, TS: m.TS, Key: m.Key}
 	var it table.Item
-	switch l.find(hash, m.Key, &it) {
+	state := l.find(hash, m.Key, &it)
+	if state == keyInvalid && it.TS == l.floor.ts && it.TS.Less(m.TS) {
+		state = keyAbsent // a flush that is older than what is asked about, and has not ended here, has nothing to do with it
+	}
+	switch state {
 	case keyInvalid:
 		return // still under way: its end will be told
 	case keyAbsent:
@@ -239,8 +243,8 @@ func (l *Lane) onSTATE(m *Message) {
 		next.TS = m.Newer
 	}
 	next.State |= table.Invalid
-	if l.put(hash, m.Key, &next, m.Value) != nil {
-		return // no memory now: the key stays invalid, and its finisher is asked again
+	if err := l.put(hash, m.Key, &next, m.Value); err != nil {
+		return // the key stays invalid, and is asked about again
 	}
 	l.revalidate(hash, m.Key)
 	if q := l.queues.find(hash, m.Key); q != nil {

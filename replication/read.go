@@ -34,6 +34,9 @@ func (n *Node) View(hash uint64, key []byte, now uint32, it *table.Item) (Ticket
 		}
 		seq, found := nl.items.View(hash, key, it)
 		if !found {
+			if nl.slow.Load() {
+				break // a flush has begun since: the key may be valid elsewhere, while it is not here
+			}
 			if nl.items.Confirm(seq) {
 				return Ticket{}, ReadMiss
 			}
