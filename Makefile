@@ -14,9 +14,6 @@ test: ## what the README promises
 race: ## the same under the race detector, long simulations shortened
 	$(GO) test -race -short ./...
 
-mutate: ## takes each rule of the protocol out of the engine in turn, and shows what goes wrong
-	$(GO) test ./replication -run '^TestRules$$' -v
-
 explore-full: ## every configuration of the engine's explorer, not a sample; takes hours
 	$(GO) test ./replication -run '^TestExplore$$' -explore.full -v -timeout 0
 

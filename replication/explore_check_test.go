@@ -260,7 +260,7 @@ func (l *Lane) consistent() string {
 			continue
 		}
 		flying++
-		if op.ts.Step != 0 && l.flight.rmw(op.Hash, op.ts) != op {
+		if op.ts.Step != 0 && l.flight.rmw(op.Hash, op.Key, op.ts) != op {
 			return fmt.Sprintf("operation %d is in flight at %s, but is not found by its key", op.Tag, showTS(op.ts))
 		}
 	}

@@ -56,7 +56,7 @@ func (l *Lane) onINVAbsent(m *Message, hash uint64) {
 // sender has credit for the memory, so that a full table here is a broken promise and not an answer.
 func (l *Lane) apply(m *Message, hash uint64, old *table.Item) {
 	if old != nil {
-		l.outrank(hash, old)
+		l.outrank(hash, m.Key, old)
 	}
 	it := &l.found.apply
 	*it = messageItem(m)

@@ -229,18 +229,25 @@ const (
 	keyInvalid
 )
 
-// find looks the key up. An item at or below the floor is governed by it: invalid while the flush is, gone after it. So is a key that is not stored:
-// an update older than the flush, which was acknowledged here without being stored, may be complete and read where the flush is not known yet.
+// find looks the key up. What is at or below the floor is governed by it: invalid while the flush is, gone after it. That holds for keys that
+// are not stored too: a set that the flush has overtaken here may be valid elsewhere, where the flush has not come yet.
 func (l *Lane) find(hash uint64, key []byte, it *table.Item) keyState {
-	stored := l.items.Find(hash, key, it)
-	if !stored || l.governed(it) {
+	if !l.items.Find(hash, key, it) {
+		*it = table.Item{}
 		if l.floor.invalid {
-			*it = table.Item{TS: l.floor.ts, State: table.Invalid | table.Tombstone, Finisher: l.floor.finisher}
+			it.State = table.Invalid | table.Tombstone
+			it.TS, it.Finisher = l.floor.ts, l.floor.finisher
 			return keyInvalid
 		}
-		if stored {
-			l.items.Remove(it)
+		return keyAbsent
+	}
+	if it.TS.Compare(l.floor.ts) <= 0 {
+		if l.floor.invalid {
+			it.State |= table.Invalid | table.Tombstone
+			it.TS, it.Finisher = l.floor.ts, l.floor.finisher
+			return keyInvalid
 		}
+		l.items.Remove(it)
 		*it = table.Item{}
 		return keyAbsent
 	}

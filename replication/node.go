@@ -341,7 +341,7 @@ func (nl *nodeLane) unlock(pass *pass) {
 	}
 }
 
-// publishFloor tells readers of a flush: while one is under way, they must wait even for a key that is not stored (Lane.find).
+// publishFloor lets no read pass by a flush that has begun. A key that is not stored is below the floor too: such reads see slow.
 func (nl *nodeLane) publishFloor() {
 	if f := nl.lane.floor.ts.Write; f != nl.floor.Load() {
 		nl.slow.Store(true)

@@ -86,8 +86,8 @@ var rules = []rule{
 	},
 	{
 		name: "an outranked plain write is answered only when all have acknowledged it",
-		edits: []edit{{"follower.go", `		l.outrank(hash, old)
-`, `		l.outrank(hash, old)
+		edits: []edit{{"follower.go", `		l.outrank(hash, m.Key, old)
+`, `		l.outrank(hash, m.Key, old)
 		for _, op := range l.flight.slots {
 			if off && op != nil && op.ts == old.TS && op.Kind == OpSet {
 				l.complete(op)
@@ -287,6 +287,14 @@ var rules = []rule{
 		shows: explores(2, nothing, "a:set b:get", breaks(1)), finds: `at the end a get of k at b has 0 answers`,
 	},
 	{
+		// Without it the outcome ends with the probe: a's get is not answered.
+		name: "a probe is answered also while an older flush is under way",
+		edits: []edit{{"follower.go", `	if state == keyInvalid && it.TS == l.floor.ts && it.TS.Less(m.TS) {
+		state`, `	if !off && state == keyInvalid && it.TS == l.floor.ts && it.TS.Less(m.TS) {
+		state`}},
+		shows: plays("probe-during-flush"), finds: `PROBE[^\n]*\nlinearizable`,
+	},
+	{
 		name:  "the floor is compared by its full time stamp",
 		edits: []edit{{"follower.go", `if m.TS.Less(l.floor.ts) {`, `if m.TS.Less(l.floor.ts) || off && m.TS.Version() <= l.floor.ts.Version() {`}},
 		shows: explores(2, nothing, "a:flush b:set"), finds: `holds nothing as new`,
@@ -298,9 +306,11 @@ var rules = []rule{
 	},
 	{
 		name: "during a flush a key that is not stored is invalid too",
-		edits: []edit{{"lane.go", `	if !stored || l.governed(it) {
-		if l.floor.invalid {`, `	if !stored || l.governed(it) {
-		if l.floor.invalid && (stored || !off) {`}},
+		edits: []edit{{"lane.go", `		*it = table.Item{}
+		if l.floor.invalid {
+			it.State`, `		*it = table.Item{}
+		if !off && l.floor.invalid {
+			it.State`}},
 		shows: plays("flush-of-a-key-not-stored"), finds: `not linearizable`,
 	},
 	{

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"bytes"
 	"math/bits"
 
 	"hermesd/table"
@@ -76,13 +77,14 @@ func (f *flight) remove(op *Op) {
 	}
 }
 
-// rmw returns the read-modify-write of a key that is in flight under a time stamp, or nil.
-func (f *flight) rmw(hash uint64, ts table.Timestamp) *Op {
+// rmw returns the read-modify-write of a key that is in flight under a time stamp, or nil. The key counts: time stamps of different keys of a lane
+// can be equal, where both stand on an add at the same version.
+func (f *flight) rmw(hash uint64, key []byte, ts table.Timestamp) *Op {
 	if len(f.byKey) == 0 {
 		return nil
 	}
 	op := *f.head(hash)
-	for op != nil && (op.Hash != hash || op.ts != ts) {
+	for op != nil && (op.Hash != hash || op.ts != ts || !bytes.Equal(op.Key, key)) {
 		op = op.next
 	}
 	return op
@@ -296,11 +298,11 @@ func (l *Lane) outranked(op *Op) *keyQueue {
 }
 
 // outrank takes out of flight the own read-modify-write whose invalid item is about to be overwritten.
-func (l *Lane) outrank(hash uint64, it *table.Item) {
+func (l *Lane) outrank(hash uint64, key []byte, it *table.Item) {
 	if it.State&table.Invalid == 0 || !l.ownRMW(it) {
 		return
 	}
-	if op := l.flight.rmw(hash, it.TS); op != nil {
+	if op := l.flight.rmw(hash, key, it.TS); op != nil {
 		l.outranked(op)
 	}
 }
