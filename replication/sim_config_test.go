@@ -94,10 +94,11 @@ func drawSimConfig(seed uint64, random *rand.Rand) simConfig {
 // makeBrittle makes the configuration one in which connections break all the time, and keys are gone more often than not: what clocks,
 // MARK, D and tombstones are for.
 func (c *simConfig) makeBrittle() {
-	*c = simConfig{seed: c.seed, replicas: min(c.replicas, 3), lanes: 1, keys: 2 + c.keys%2, clients: 3, ops: 60 / c.replicas, timing: c.timing, tick: c.tick,
+	n := 2 + c.replicas%2
+	*c = simConfig{seed: c.seed, replicas: n, lanes: 1, keys: 2 + c.keys%2, clients: 6 - n, ops: 60 / n, timing: c.timing, tick: c.tick,
 		delay: c.delay, tail: 2, think: 1, breaks: 8 * c.delay}
 	c.timing.Timeout = 0
-	c.weights[history.Set], c.weights[history.Add], c.weights[history.Delete], c.weights[history.Gets] = 5, 5, 5, 1
+	c.weights[history.Set], c.weights[history.Add], c.weights[history.Delete], c.weights[history.Gets] = 3, 6, 3, 6
 }
 
 // fitNodes makes the configuration one for whole nodes: memory is what is scarce, and the node itself refuses, evicts and sweeps.

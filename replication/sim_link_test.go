@@ -173,12 +173,14 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 // deliverLate is what the contract excludes: a message comes after the channel that it was sent on has been replaced.
 func (s *sim) deliverLate(l *simLink, end int, p simPacket) {
 	r := l.members[end]
-	now := s.link(r.index, p.from.index)
-	if now != l && now.ends[now.side(r)] == simUp {
+	switch now := s.link(r.index, p.from.index); {
+	case now == l || now.ends[end] == simClosed:
+		s.after(1, r.index, func() { s.deliverLate(l, end, p) })
+	case now.ends[end] == simWaiting:
+		now.early[end] = append(now.early[end], p)
+	default:
 		s.receive(r, p)
-		return
 	}
-	s.after(s.cfg.delay, r.index, func() { s.deliverLate(l, end, p) })
 }
 
 // receive hands a message over. Its buffer is spoilt afterwards, since it is the receiver's only during the call.
