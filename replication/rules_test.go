@@ -38,13 +38,13 @@ var rules = []rule{
 	{
 		name: "a follower applies only what is newer",
 		edits: []edit{{"follower.go", `	default:
-		l.overtaken(m, hash, &it)`, `	default:
+		l.overtaken(m, hash, it)`, `	default:
 		if off && !m.IsRMW() {
-			l.apply(m, hash, &it)
+			l.apply(m, hash, it)
 			l.ack(m)
 			return
 		}
-		l.overtaken(m, hash, &it)`}},
+		l.overtaken(m, hash, it)`}},
 		shows: explores(2, nothing, "a:set b:set"), finds: `is answered, but . holds nothing as new`,
 	},
 	{
@@ -127,9 +127,9 @@ var rules = []rule{
 	},
 	{
 		name: "a read waits until the key is valid",
-		edits: []edit{{"lane.go", `	state := l.find(op.Hash, op.Key, &it)
+		edits: []edit{{"lane.go", `	state := l.find(op.Hash, op.Key, it)
 	if op.Kind == OpSet {
-`, `	state := l.find(op.Hash, op.Key, &it)
+`, `	state := l.find(op.Hash, op.Key, it)
 	if off && state == keyInvalid && op.Kind == OpGet && it.State&table.Tombstone == 0 {
 		state = keyValid
 	}
@@ -141,7 +141,7 @@ var rules = []rule{
 		name: "no client is told a failure from an invalid key",
 		edits: []edit{{"lane.go", `	switch state {
 	case keyInvalid:
-`, `	if off && state == keyInvalid && it.State&table.Tombstone == 0 && op.isRMW() && !l.compute(op, &it) {
+`, `	if off && state == keyInvalid && it.State&table.Tombstone == 0 && op.isRMW() && !l.compute(op, it) {
 		return finished
 	}
 	switch state {
@@ -173,7 +173,7 @@ var rules = []rule{
 	},
 	{
 		name:  "a write waits for the same member's RMW in flight",
-		edits: []edit{{"lane.go", `if state == keyInvalid && l.ownRMW(&it) {`, `if !off && state == keyInvalid && l.ownRMW(&it) {`}},
+		edits: []edit{{"lane.go", `if state == keyInvalid && l.ownRMW(it) {`, `if !off && state == keyInvalid && l.ownRMW(it) {`}},
 		shows: explores(2, stored, "a:incr a:set b:set"), finds: `not linearizable`,
 	},
 	{
@@ -260,10 +260,10 @@ var rules = []rule{
 	},
 	{
 		name: "VAL counts only for equal time stamps",
-		edits: []edit{{"follower.go", `if l.find(hash, m.Key, &it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
+		edits: []edit{{"follower.go", `if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
 		return
 	}
-	l.validate`, `if l.find(hash, m.Key, &it) != keyInvalid || it.TS != m.TS && !off || it.TS == l.floor.ts {
+	l.validate`, `if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS && !off || it.TS == l.floor.ts {
 		return
 	}
 	l.validate`}},
