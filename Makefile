@@ -3,7 +3,7 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build test race vet fuzz clients bench-peer bench-group memory explore-full soak mutate local ci
+.PHONY: build test race vet fuzz clients bench-peer bench-group memory explore-full soak mutate local tla tla-full ci
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
@@ -49,6 +49,12 @@ bench-group: build ## CPU, messages and system calls of an operation in groups o
 SECONDS_OF_LOAD ?= 600
 memory: build ## mixed load on full tables, values up to 100 kB: resident memory over the time
 	bin/hermesd bench group --replicas 1,3 --ratios 1:4 --values 10-100000 --keys 50000 --pipelines 4 --memory 256 --seconds $(SECONDS_OF_LOAD)
+
+tla: ## the specifications checked by TLC (needs Java), and that each of their rules is needed
+	tla/check ci
+
+tla-full: ## the same with larger bounds: hours
+	tla/check full
 
 ci:
 	bash .ci/run
