@@ -134,7 +134,7 @@ func (l *Lane) Idle() bool {
 // Submit runs op. It reports whether op is finished; if not, Env.Done will be called with it, and the op is the engine's
 // until then.
 func (l *Lane) Submit(op *Op) (done bool) {
-	op.started = l.tick
+	op.started, op.losses, op.minimum = l.tick, 0, 0
 	op.Result = Result{Value: op.Result.Value[:0]}
 	if op.Kind == OpFlush {
 		return l.startFlush(op)

@@ -320,7 +320,10 @@ func (nl *nodeLane) unlock(pass *pass) {
 		nl.node.credit.taken.Add(-nl.taken)
 		nl.taken = 0
 	}
-	if slow := l.queues.any() || l.floor.invalid; slow != nl.slow.Load() {
+	if l.WaitsForRoom() && !nl.starved.Load() { // also for the end of others' updates, of which Admit knows nothing
+		nl.starved.Store(true)
+	}
+	if slow := l.queues.waiting > 0 || l.floor.invalid; slow != nl.slow.Load() {
 		nl.slow.Store(slow)
 	}
 	if busy := !l.Idle(); busy != nl.busy.Load() {

@@ -241,3 +241,27 @@ func TestIncrIsExact(t *testing.T) {
 		}
 	}
 }
+
+// TestItemsBelowAFlushAreGivenBack: a set that a flush has overtaken is never validated: the item stays invalid below the flush. Nobody can read it
+// any more, and its memory must come back like that of the others.
+func TestItemsBelowAFlushAreGivenBack(t *testing.T) {
+	n := lonely(t)
+	nl := &n.lanes[0]
+	nl.lock()
+	defer nl.unlock(nil)
+	key := []byte("k")
+	it := table.Item{TS: table.Timestamp{Write: 1<<8 | 2}, State: table.Invalid, Finisher: 2}
+	for hash := table.Hash(key); laneOf(hash) != 0; hash = table.Hash(key) {
+		key = append(key, 'x')
+	}
+	if err := nl.items.Put(table.Hash(key), key, &it, []byte("v")); err != nil {
+		t.Fatal(err)
+	}
+	nl.lane.floor = floor{ts: table.Timestamp{Write: 2<<8 | 1}}
+	before := nl.items.Stats().Items
+	for nl.items.Collect(simNow, func(key []byte, hash uint64, it *table.Item) table.Verdict { return nl.verdict(key, hash, it, simNow, true) }) {
+	}
+	if after := nl.items.Stats().Items; after != 0 {
+		t.Errorf("%d of %d items are left below a flush that is over", after, before)
+	}
+}

@@ -44,8 +44,8 @@ const (
 
 // Client is told when an operation that had to wait is finished.
 type Client interface {
-	// Done is called once for every op whose Submit returned false, on any goroutine, without any lock of this
-	// package. The op belongs to the client again. What it returns, unless nil, is called
+	// Done is called once for every op whose Submit returned false, on any goroutine, without any lane's lock. It must not wait
+	// for anything that this package does: the call may come from the reader of a peer's channel. The op belongs to the client again. What it returns, unless nil, is called
 	// once at the end of the pass of work.
 	Done(op *Op) Flusher
 }

@@ -20,7 +20,8 @@ type flight struct {
 
 const slotBits = 20
 
-// maxInFlight bounds the updates of keys in flight in a lane: more wait as if for room. The slots beyond it are for flushes.
+// maxInFlight bounds the updates of keys in flight in a lane: more wait as if for room, and evictions are not begun. The slots beyond it
+// are for flushes.
 const maxInFlight = 1<<slotBits - 1<<10
 
 func (f *flight) add(op *Op) {
@@ -123,8 +124,10 @@ func (l *Lane) launch(op *Op, ts table.Timestamp) progress {
 	if l.peers == 0 {
 		return l.commitAlone(op, ts)
 	}
-	if op.item.State&table.Tombstone == 0 && (l.flight.count >= maxInFlight || !l.env.Admit(len(op.Key), len(op.newValue))) {
-		l.queues.awaits(l.queues.get(op.Hash, op.Key), untilRoom)
+	if l.flight.count >= maxInFlight || op.item.State&table.Tombstone == 0 && !l.env.Admit(len(op.Key), len(op.newValue)) {
+		if op.Kind != opEvict {
+			l.queues.awaits(l.queues.get(op.Hash, op.Key), untilRoom)
+		}
 		return blocked
 	}
 	if op.phase == idle {

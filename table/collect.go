@@ -58,7 +58,8 @@ type victim struct {
 
 // Collect does one step of making room in the lane: some tens of microseconds. It asks visit about items that
 // could go. It returns false if there is nothing more to gain in this lane now. Memory comes back in whole segments, so it
-// may take many steps until FreeBytes goes up. Tombstones and Invalid items are never given up.
+// may take many steps until FreeBytes goes up. Tombstones are never given up; an Invalid
+// item only by the verdict Drop (the caller knows that something else has taken its place), and any other verdict keeps it.
 func (l *Lane) Collect(now uint32, visit Visit) (progress bool) {
 	if l.victim.id == 0 && !l.chooseVictim() {
 		return false
@@ -130,8 +131,18 @@ func (l *Lane) collectItem(now uint32, rec, w uint64, visit Visit) {
 	}
 	l.asked = true
 	switch {
-	case it.State&(Tombstone|Invalid) != 0:
+	case it.State&Tombstone != 0:
 		l.survive(it, entry)
+		return
+	case it.State&Invalid != 0:
+		if visit(key, hash, it) != Drop {
+			l.readHeader(rec, w, it)
+			l.survive(it, entry)
+			return
+		}
+		v.gain += uint32(l.recordBytes(rec))
+		l.countGivenUp(expired)
+		l.drop(slot, rec, false)
 		return
 	case usesOf(entry) > 0 && !expired:
 		v.gain++

@@ -106,8 +106,15 @@ func (m *model) visit(l *Lane) Visit {
 			panic(fmt.Sprintf("visit of %q, which is not stored", key))
 		}
 		m.same(key, it, l.AppendValue(nil, it), want)
-		if it.State&(Tombstone|Invalid) != 0 {
+		if it.State&Tombstone != 0 {
 			panic(fmt.Sprintf("visit of %q in state %d", key, it.State))
+		}
+		if it.State&Invalid != 0 { // something else may have taken its place; otherwise it stays
+			if m.rng.IntN(100) >= m.drop {
+				return Keep
+			}
+			delete(m.items, string(key))
+			return Drop
 		}
 		if hash != Hash(key) {
 			panic("wrong hash")
