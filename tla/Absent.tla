@@ -24,6 +24,7 @@ CONSTANTS
   MaxIncrs,    \* attempts of RMWs that change a stored value
   MaxAdds,     \* attempts of RMWs on absent keys
   MaxBreaks,   \* connections that break
+  Story,       \* who starts what: "any", or one of those in Starts
   Mutation     \* the rule that is switched off; "none" for the protocol
 
 VARIABLES
@@ -125,7 +126,8 @@ Validate(l, r, k) ==
 \* After every message: tombstones that stable has reached are dropped.
 DropTombs(l, r) ==
   LET gone == {k \in Keys : /\ l.items[k].state = "valid" /\ l.items[k].tomb
-                            /\ Version(l.items[k].ts) <= Stable(l, r)}
+                            /\ \/ Version(l.items[k].ts) <= Stable(l, r)
+                               \/ Without("DropAtOnce")}
       most == CHOOSE ts \in {l.items[k].ts : k \in gone} :
                 \A k \in gone : l.items[k].ts <= ts
   IN  IF gone = {} THEN l
@@ -158,7 +160,36 @@ INV(u) == [type |-> "INV", key |-> u.key, ts |-> u.ts, tomb |-> u.tomb,
 Newest(k) == CHOOSE e \in {h \in hist : h.key = k /\ h.what # "lost"} :
                \A h \in hist : h.key = k /\ h.what # "lost" => h.ts <= e.ts
 
+\* Something that has an effect of its own.  A refused add leaves a tombstone of
+\* its time stamp, which is the absence that was there before: an add of another
+\* replica may still take a lower one.
+IsUpdate(h) ==
+  /\ h.what # "lost"
+  /\ ~(h.tomb /\ \E u \in log : u.key = h.key /\ u.ts = h.ts /\ ~u.tomb)
+
 Started(kind) == Cardinality({u \in log : u.kind = kind})
+
+\* With three replicas anybody's updates of any key are too many states.  A story
+\* fixes who starts which; all orders of events remain.
+Starts(r, k, kind) ==
+  CASE Story = "any" -> TRUE
+    \* while 1's write of j is under way, k is written and deleted by 3
+    [] Story = "late-write" ->
+         <<r, k, kind>> \in {<<1, "j", "write">>, <<3, "k", "write">>,
+                             <<3, "k", "delete">>}
+    \* 2 adds k where 1 has a greater D, and 1 writes it
+    [] Story = "refused-add" ->
+         <<r, k, kind>> \in {<<2, "k", "add">>, <<1, "k", "write">>}
+    \* 1 changes k while 3 deletes it, and 2 adds it again
+    [] Story = "late-rmw" ->
+         <<r, k, kind>> \in {<<1, "k", "incr">>, <<3, "k", "delete">>,
+                             <<2, "k", "add">>}
+    \* 1 writes both keys, and 2 adds one of them
+    [] Story = "add-among-writes" ->
+         <<r, k, kind>> \in {<<1, "j", "write">>, <<1, "k", "write">>,
+                             <<2, "k", "add">>}
+    \* all add the same key
+    [] Story = "adds" -> kind = "add" /\ k = "k"
 
 Launch(r, k, ts, kind) ==
   LET l == lane[r]
@@ -171,19 +202,20 @@ Launch(r, k, ts, kind) ==
                     !.flight   = @ \cup {u}], Broadcast(INV(u)))
       /\ log' = log \cup {[key |-> k, ts |-> ts, kind |-> kind,
                            tomb |-> u.tomb, base |-> l.items[k].ts,
-                           above |-> ts > Newest(k).ts]}
+                           above |-> \A h \in hist :
+                             h.key = k /\ IsUpdate(h) => h.ts < ts]}
       /\ UNCHANGED <<ends, broken>>
 
 Write(r, k) ==
   LET it == lane[r].items[k]
-  IN  /\ Started("write") < MaxWrites
+  IN  /\ Started("write") < MaxWrites /\ Starts(r, k, "write")
       /\ ~(it.state = "invalid" /\ it.finisher = r /\ IsRMW(it.ts))
       /\ Launch(r, k, TS(Max(lane[r].clock, Version(it.ts)) + 1, r, 0, 0),
                 "write")
 
 RMW(r, k, kind, most) ==
   LET it == lane[r].items[k]
-  IN  /\ Started(kind) < most
+  IN  /\ Started(kind) < most /\ Starts(r, k, kind)
       /\ it.state = "valid" /\ ~it.tomb
       /\ Launch(r, k, OneStepUp(it.ts) + r, kind)
 
@@ -196,7 +228,7 @@ Floor(r, k) == IF Without("AddBelowD") THEN 0
 Add(r, k) ==
   LET l == lane[r]
       version == IF Without("AddAtClock") THEN l.clock ELSE Stable(l, r)
-  IN  /\ Started("add") < MaxAdds
+  IN  /\ Started("add") < MaxAdds /\ Starts(r, k, "add")
       /\ IsAbsent(l.items[k])
       /\ version > Floor(r, k)
       /\ Launch(r, k, TS(version, r, l.unique + 1, r), "add")
@@ -207,7 +239,7 @@ Under(p, type) == \E i \in 1..Len(chan[p]) : chan[p][i].body.type = type
 \* the clock raised so that theirs are, or for tombstones to be dropped.
 AskClocks(r) ==
   LET l    == lane[r]
-      adds == {k \in Keys : /\ Started("add") < MaxAdds
+      adds == {k \in Keys : /\ Started("add") < MaxAdds /\ Starts(r, k, "add")
                             /\ IsAbsent(l.items[k])
                             /\ Stable(l, r) <= Floor(r, k)}
       tombs == {k \in Keys : l.items[k].state = "valid" /\ l.items[k].tomb}
@@ -453,7 +485,7 @@ ReadsTheNewest == \A r \in Replicas : \A k \in Keys :
   IN  it.state # "invalid" =>
         IF IsAbsent(it) THEN newest.tomb ELSE ~newest.tomb /\ it.ts = newest.ts
 
-\* An update begins above all that was read or answered before it.
+\* An update begins above all updates that were read or answered before it.
 BeginsAbove == \A u \in log : u.above
 
 Effective == {u \in log : /\ u.kind # "write"
