@@ -346,10 +346,10 @@ func tuneRuntime() {
 // warnOfDescriptors says so if the process may not open as many sockets as -c promises. Go has raised the limit as far as it goes.
 func warnOfDescriptors(log zerolog.Logger, connLimit int) {
 	var limit syscall.Rlimit
-	const others = 64 // listeners, replication, pollers
-	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < uint64(connLimit+others) {
+	const each, others = 2, 64 // a client that does not read its replies takes a second one; listeners, replication, pollers
+	if err := syscall.Getrlimit(syscall.RLIMIT_NOFILE, &limit); err == nil && limit.Cur < uint64(each*connLimit+others) {
 		log.Warn().Uint64("limit", limit.Cur).Int("conn_limit", connLimit).
-			Msg("fewer descriptors than connections: raise the limit of open files (ulimit -n) or lower --conn-limit")
+			Msg("fewer descriptors than clients may need, which is two for each: raise the limit of open files (ulimit -n) or lower --conn-limit")
 	}
 }
 

@@ -78,6 +78,7 @@ type delayedFlush struct {
 	s     *Server
 	mu    sync.Mutex
 	timer *time.Timer
+	turn  uint64 // counts schedule and cancel: a flush of an earlier turn gives up
 }
 
 // flushRetry is how long after a flush that could not be done it is tried again.
@@ -86,27 +87,40 @@ const flushRetry = time.Second
 func (d *delayedFlush) schedule(at time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.turn++
+	d.arm(time.Until(at))
+}
+
+// arm sets the timer for the present turn. mu is held.
+func (d *delayedFlush) arm(delay time.Duration) {
 	if d.timer != nil {
 		d.timer.Stop()
 	}
-	if !d.s.stopping.Load() {
-		d.timer = time.AfterFunc(time.Until(at), d.run)
+	if turn := d.turn; !d.s.stopping.Load() {
+		d.timer = time.AfterFunc(delay, func() { d.run(turn) })
 	}
 }
 
 func (d *delayedFlush) cancel() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.turn++
 	if d.timer != nil {
 		d.timer.Stop()
 		d.timer = nil
 	}
 }
 
-// run is called when the time has come.
-func (d *delayedFlush) run() {
+// run is called when the time of a turn has come.
+func (d *delayedFlush) run(turn uint64) {
+	d.mu.Lock()
+	late := d.turn != turn
+	d.mu.Unlock()
+	if late {
+		return
+	}
 	op := d.s.store.NewOp()
-	op.Kind, op.Client, op.Now = replication.OpFlush, d, uint32(time.Now().Unix())
+	op.Kind, op.Client, op.Now, op.Tag = replication.OpFlush, d, uint32(time.Now().Unix()), turn
 	if d.s.store.FlushAll(op) {
 		d.Done(op)
 	}
@@ -116,8 +130,12 @@ func (d *delayedFlush) run() {
 // Done implements replication.Client.
 func (d *delayedFlush) Done(op *replication.Op) replication.Flusher {
 	if op.Result.Status == replication.Unavailable {
-		d.s.log.Warn().Str("reason", op.Result.Err).Msg("a delayed flush_all could not be done; trying again")
-		d.schedule(time.Now().Add(flushRetry))
+		d.mu.Lock()
+		if d.turn == op.Tag {
+			d.s.log.Warn().Str("reason", op.Result.Err).Msg("a delayed flush_all could not be done; trying again")
+			d.arm(flushRetry)
+		}
+		d.mu.Unlock()
 	}
 	d.s.store.FreeOp(op)
 	return nil

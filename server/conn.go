@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	// maxLoad bounds the operations of one connection that wait for the Store, in bytes of memory that they hold (opCost). With
-	// more, its input waits.
+	// maxLoad bounds the operations of one connection that wait for the Store or for their turn to be answered, in bytes of memory
+	// that they hold (opCost, and the values that they have brought). With more, its input waits.
 	maxLoad = 1 << 20
 	// maxHeld bounds the replies of one connection, in bytes, that are held back behind an operation that waits. With more, its
 	// input waits.
@@ -51,7 +51,7 @@ type conn struct {
 	readPos  int    // where in its buffer netpoll's next read will begin, see socketHasMore
 
 	queue  queue
-	load   int    // cost of the operations that the Store has
+	load   int    // cost of the operations that are not answered
 	unsent []byte // output that the socket did not take; blocked is true then
 	// blocked: the socket takes no output, and the keeper is about to wait for it. New output is put behind unsent.
 	blocked bool

@@ -47,7 +47,7 @@ func (f *flusher) Accept() (net.Conn, error) {
 		f.served = true
 		close(f.serving)
 	}
-	if f.s.stopping.Load() && f.s.current.Load() == 0 {
+	if f.s.ending.Load() {
 		return nil, errClosed
 	}
 	return nil, nil

@@ -110,7 +110,7 @@ func (c *conn) work() {
 	}
 	c.takeArrived()
 	c.answer(w)
-	if len(c.in) != 0 && c.runnable {
+	if c.runnable {
 		c.takeLarge(w)
 	}
 	c.finish(w)

@@ -136,14 +136,15 @@ func (a *acceptor) turnAway() bool {
 
 // accepted makes a connection of a new socket. nil: there are too many.
 func (s *Server) accepted(fd int, sa syscall.Sockaddr) *conn {
-	if s.current.Load() >= int64(s.cfg.ConnLimit) || s.stopping.Load() {
+	// Counted before the look at stopping: either this sees that, or Shutdown sees the connection.
+	if n := s.current.Add(1); n > int64(s.cfg.ConnLimit) || s.stopping.Load() {
+		s.oneLess()
 		s.reject(fd)
 		return nil
 	}
 	_ = syscall.SetsockoptInt(fd, syscall.IPPROTO_TCP, syscall.TCP_NODELAY, 1)
 	_ = syscall.SetsockoptInt(fd, syscall.SOL_SOCKET, syscall.SO_KEEPALIVE, 1)
 	c := newConn(s, fd, addrOf(sa))
-	s.current.Add(1)
 	s.total.Add(1)
 	s.mu.Lock()
 	s.conns[c] = struct{}{}
@@ -166,6 +167,11 @@ func (s *Server) forget(c *conn) {
 	s.mu.Lock()
 	delete(s.conns, c)
 	s.mu.Unlock()
+	s.oneLess()
+}
+
+// oneLess counts a connection that is gone.
+func (s *Server) oneLess() {
 	if s.current.Add(-1) == 0 && s.stopping.Load() {
 		select {
 		case s.idle <- struct{}{}:
@@ -224,7 +230,7 @@ func (r *readmitter) Accept() (net.Conn, error) {
 		clearEventFD(r.fd) // with the lock held: admit signals after it has added
 	}
 	if len(r.waiting) == 0 {
-		if r.s.stopping.Load() && r.s.current.Load() == 0 {
+		if r.s.ending.Load() {
 			return nil, errClosed
 		}
 		return nil, nil

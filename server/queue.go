@@ -102,8 +102,8 @@ const (
 	tagCostShift = 33
 )
 
-// opCost is the memory in bytes that an operation is taken to hold while it waits. What a read will bring is not known
-// before; 32 KiB makes 32 of them the most.
+// opCost is the memory in bytes that an operation is taken to hold until it is answered. What a read will bring is not known
+// before; 32 KiB makes 32 of them the most that can be under way, and what they have brought then counts as it is.
 func opCost(op *replication.Op) int {
 	cost := 512 + len(op.Key) + len(op.Value)
 	if op.Kind == replication.OpGet || op.Kind == replication.OpGat {
@@ -150,15 +150,16 @@ func (c *conn) takeCompleted(w *worker) {
 	c.side.Unlock()
 	for i, op := range done {
 		done[i] = nil
-		c.load -= int(op.Tag >> tagCostShift)
 		c.queue.waiting--
 		if op.Tag&tagNoSlot != 0 {
+			c.load -= int(op.Tag >> tagCostShift)
 			w.countResult(op)
 			c.s.store.FreeOp(op)
 			continue
 		}
 		s := c.queue.at(uint32(op.Tag))
 		s.op, s.done = op, true
+		c.load += len(op.Result.Value) // held until its turn comes: see answer
 	}
 	c.side.Lock()
 	c.spare = done[:0]
@@ -188,6 +189,7 @@ func (c *conn) answer(w *worker) {
 			w.out = q.takeHeld(w.out, end)
 		}
 		if s.op != nil {
+			c.load -= int(s.op.Tag>>tagCostShift) + len(s.op.Result.Value)
 			c.s.store.FreeOp(s.op)
 			s.op = nil
 		}

@@ -98,7 +98,7 @@ func (c *conn) take(w *worker, chunk []byte, more bool) {
 			return
 		case c.mustPause():
 			c.keepInput(rest)
-			c.runnable = true
+			c.runnable = len(rest) != 0 // while a data block is swallowed there may be nothing
 			return
 		case c.parser.Want() > len(w.in):
 			c.keepInput(rest)

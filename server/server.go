@@ -74,6 +74,7 @@ type Server struct {
 	rejected atomic.Uint64
 	keepers  atomic.Int64
 	stopping atomic.Bool
+	ending   atomic.Bool   // all connections are gone, and none will come
 	idle     chan struct{} // there was a moment without connections while stopping
 
 	mu           sync.Mutex
@@ -177,7 +178,7 @@ func (s *Server) serve(ln net.Listener) {
 // Addr is the address of the first listener.
 func (s *Server) Addr() net.Addr { return s.acceptors[0].Addr() }
 
-// Shutdown stops to serve: no client is accepted any more, nothing more is read, what has been read is answered, and each
+// Shutdown stops to serve: no client is accepted any more, no request is begun any more, those that have been begun are answered, and each
 // connection is closed when it has got its replies. When ctx ends before that is done, Shutdown returns its error, and Close must
 // follow.
 func (s *Server) Shutdown(ctx context.Context) error {
@@ -257,6 +258,7 @@ func (s *Server) end() {
 	if ended {
 		return
 	}
+	s.ending.Store(true)
 	s.readmitter.stop()
 	for _, f := range s.flushers {
 		f.stop()

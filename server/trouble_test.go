@@ -233,3 +233,21 @@ func TestDescriptorsAreGivenBack(t *testing.T) {
 		t.Errorf("%d descriptors were open, now %d", before, after)
 	}
 }
+
+// TestPauseWhileSwallowing: a client whose input has to wait just where a data block begins that nobody wants costs nothing while it sends no
+// more, and does not keep the server from ending.
+func TestPauseWhileSwallowing(t *testing.T) {
+	s := startAlone(t)
+	// The pass ends with more than passOutputBytes written, at the reply to the refused set: before it there is a little less than outputBytes to be written.
+	a := strings.Repeat("a", 184_000)
+	b := strings.Repeat("b", outputBytes-len("VALUE b 0 131000\r\n\r\nEND\r\n")-10)
+	c := dial(t, s)
+	c.send(set("a", a) + set("b", b))
+	c.want("STORED\r\nSTORED\r\n")
+	c = dial(t, s)
+	_ = c.SetReadBuffer(4 << 20)
+	requests := strings.Repeat("get a\r\n", 4) + "get b\r\nset x 0 0 2000000\r\n"
+	c.send("get a" + strings.Repeat(" ", netpollBytes-len("get a\r\n")-len(requests)) + "\r\n" + requests) // a full buffer: there may be more in the socket
+	c.want(strings.Repeat(valueOf("a", a)+"END\r\n", 5) + valueOf("b", b) + "END\r\n" + textproto.ReplyTooLarge)
+	eventually(t, "the client is out of trouble", func() bool { return s.keepers.Load() == 0 })
+}
