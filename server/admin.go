@@ -72,6 +72,17 @@ func (c *conn) flushAll(w *worker) {
 	}
 }
 
+// holdFlush puts a flush_all back in front of the input. A flush concerns all keys, and would overtake the updates of the
+// same pipeline that still wait for theirs.
+func (c *conn) holdFlush(w *worker, data []byte) []byte {
+	line := append(make([]byte, 0, len(data)+64), textproto.FlushAll.String()+" "...)
+	line = strconv.AppendInt(line, w.req.Exptime, 10)
+	if w.req.Noreply {
+		line = append(line, " noreply"...)
+	}
+	return append(append(line, "\r\n"...), data...)
+}
+
 // delayedFlush is the flush_all that is to come, of which there is one at most, as in memcached. It is this replica's: should
 // it end before the time comes, there will be no flush.
 type delayedFlush struct {

@@ -55,6 +55,7 @@ type conn struct {
 	unsent []byte // output that the socket did not take; blocked is true then
 	// blocked: the socket takes no output, and the keeper is about to wait for it. New output is put behind unsent.
 	blocked bool
+	barrier bool // a flush_all waits until what was asked before it is done
 	yielded bool // the poller has done enough for this client, the keeper shall go on
 
 	// A get that fails at one key says so in place of it, and nothing more.
@@ -184,5 +185,5 @@ func (c *conn) fail() {
 
 // mustPause reports whether no further request may be run now.
 func (c *conn) mustPause() bool {
-	return c.blocked || c.yielded || c.load > maxLoad || c.queue.heldBytes() > maxHeld
+	return c.blocked || c.yielded || c.barrier && c.queue.waiting > 0 || c.load > maxLoad || c.queue.heldBytes() > maxHeld
 }

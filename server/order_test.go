@@ -192,6 +192,26 @@ func TestOneFlushForAllClientsOfARound(t *testing.T) {
 	}
 }
 
+// A flush_all does not overtake the updates that its client has asked for before, and those after it do not wait for it.
+func TestFlushKeepsItsPlaceInThePipeline(t *testing.T) {
+	store := newFakeStore(1, 0)
+	s := startServer(t, store)
+	c := dial(t, s)
+	c.send(set("k", "v") + "flush_all noreply\r\nflush_all\r\n" + set("k", "w") + "get k\r\n")
+	eventually(t, "the first set is submitted", func() bool { return store.holds() == 1 })
+	alive(t, s) // by then the poller has been through with what came before
+	if n := store.holds(); n != 1 {
+		t.Fatalf("%d operations are under way, while the first set is not done", n)
+	}
+	store.complete(1)
+	c.want("STORED\r\n")
+	eventually(t, "the flush without a reply is submitted", func() bool { return store.holds() == 1 })
+	store.complete(1)
+	eventually(t, "what follows is submitted", func() bool { return store.holds() == 3 })
+	store.complete(3)
+	c.want("OK\r\nSTORED\r\n" + valueOf("k", "w") + "END\r\n")
+}
+
 // One connection cannot have the Store hold more for it than a bound; the rest of its pipeline waits, and comes.
 func TestOperationsInFlightAreBounded(t *testing.T) {
 	store := newFakeStore(1, 0)

@@ -56,6 +56,9 @@ func (c *conn) execute(w *worker, data []byte) []byte {
 		w.op.Kind, w.op.Exptime = replication.OpTouch, textproto.Absolute(req.Exptime, w.now)
 		c.update(w)
 	case textproto.FlushAll:
+		if c.barrier = c.queue.waiting > 0; c.barrier {
+			return c.holdFlush(w, data)
+		}
 		c.flushAll(w)
 	case textproto.Quit:
 		c.closing = true
