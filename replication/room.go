@@ -12,7 +12,7 @@ type room struct {
 	low     int64  // free memory, in bytes, below which the node evicts: for the others, and for what comes next
 	own     uint64 // lanes that this member evicts in
 	pending atomic.Int64
-	at      atomic.Uint32 // lane in which a segment is being collected
+	at      atomic.Uint32 // 1 + the lane in which a segment is being collected; 0: none, as far as known
 	hand    atomic.Uint32 // of compactOthers
 	now     atomic.Uint32 // Unix seconds, as of the last keepRoom
 }
@@ -113,8 +113,8 @@ func (n *Node) makeSomeRoom(need int64, steps int, now uint32, pass *pass) {
 // chooseLane chooses where to reclaim: in the fullest of this member's own lanes; in another's, all, where that holds an eighth more, since
 // its member evicts too slowly then and a group must not stop. A segment that has been begun is done first: until it is, it costs memory.
 func (n *Node) chooseLane(spent uint64) (lane int, all, ok bool) {
-	if lane = int(n.room.at.Load()); spent&(1<<lane) == 0 && n.lanes[lane].items.Collecting() {
-		return lane, n.room.own&(1<<lane) == 0, true
+	if at := n.room.at.Load(); at != 0 && spent&(1<<(at-1)) == 0 {
+		return int(at - 1), n.room.own&(1<<(at-1)) == 0, true
 	}
 	mine, most := n.table.FullestOf(n.room.own &^ spent)
 	lane, segments := n.table.FullestOf(^spent)
@@ -131,7 +131,6 @@ func (n *Node) chooseLane(spent uint64) (lane int, all, ok bool) {
 // there may be more to gain.
 func (n *Node) reclaim(lane, steps int, now uint32, all bool, pass *pass) (made int, more bool) {
 	nl := &n.lanes[lane]
-	n.room.at.Store(uint32(lane))
 	for more = true; more && made < steps; made++ {
 		nl.lock()
 		more = nl.items.Collect(now, func(key []byte, hash uint64, it *table.Item) table.Verdict {
@@ -140,9 +139,11 @@ func (n *Node) reclaim(lane, steps int, now uint32, all bool, pass *pass) (made 
 		done := !nl.items.Collecting()
 		nl.unlock(pass)
 		if done {
+			n.room.at.Store(0)
 			return made + 1, more
 		}
 	}
+	n.room.at.Store(uint32(lane + 1))
 	return max(made, 1), more
 }
 

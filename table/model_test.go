@@ -277,6 +277,9 @@ func TestModel(t *testing.T) {
 				t: newTable(t, c.memory, c.itemMax, c.segment), rng: rand.New(rand.NewPCG(seed, 2)),
 				items: map[string]*modelItem{}, now: 1000, keys: c.keys, large: c.large, drop: c.drop, pend: c.pend,
 			}
+			if testing.Short() {
+				c.steps /= 5
+			}
 			for i := range c.steps {
 				m.step(t)
 				if i%64 == 0 {
