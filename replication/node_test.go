@@ -259,7 +259,9 @@ func TestItemsBelowAFlushAreGivenBack(t *testing.T) {
 	}
 	nl.lane.floor = floor{ts: table.Timestamp{Write: 2<<8 | 1}}
 	before := nl.items.Stats().Items
-	for nl.items.Collect(simNow, func(key []byte, hash uint64, it *table.Item) table.Verdict { return nl.verdict(key, hash, it, simNow, true) }) {
+	for nl.items.Collect(simNow, func(key []byte, hash uint64, it *table.Item) table.Verdict {
+		return nl.verdict(key, hash, it, simNow, true)
+	}) {
 	}
 	if after := nl.items.Stats().Items; after != 0 {
 		t.Errorf("%d of %d items are left below a flush that is over", after, before)
