@@ -53,7 +53,7 @@ memory: build ## mixed load on full tables, values up to 100 kB: resident memory
 tla: ## the specifications checked by TLC (needs Java), and that each of their rules is needed
 	tla/check ci
 
-tla-full: ## the same with larger bounds: hours
+tla-full: ## the same with larger bounds: a quarter of an hour
 	tla/check full
 
 ci:

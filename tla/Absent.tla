@@ -492,10 +492,10 @@ Effective == {u \in log : /\ u.kind # "write"
                           /\ \E h \in Happened(u.key) : /\ h.ts = u.ts
                                                         /\ h.tomb = u.tomb}
 
-\* An RMW takes effect on the newest value that was read or answered; on an
-\* absent key, where the newest was an absence.
+\* An RMW takes effect directly after the newest update that was read or
+\* answered: the one that it has read or, on an absent key, one that deleted.
 RMWOnNewest == \A u \in Effective :
-  LET before == {h \in Happened(u.key) : h.ts < u.ts}
+  LET before == {h \in Happened(u.key) : IsUpdate(h) /\ h.ts < u.ts}
       last   == CHOOSE h \in before : \A x \in before : x.ts <= h.ts
   IN  IF u.kind = "add" THEN last.tomb
                         ELSE last.ts = u.base /\ ~last.tomb
