@@ -47,7 +47,7 @@ func (s *sim) breakOne() {
 func (s *sim) pauseOne() {
 	r := s.replicas[s.random.IntN(len(s.replicas))]
 	s.counts.pauses++
-	r.pausedUntil = s.now + s.around(s.cfg.delay*10)
+	r.pausedUntil = max(r.pausedUntil, s.now+s.around(s.cfg.delay*10)) // a shorter pause must not let what comes now pass what waits
 	s.mix(8, uint64(r.index), r.pausedUntil)
 	s.say("%s pauses until step %d", r.name(), r.pausedUntil)
 }
