@@ -15,6 +15,7 @@
 //	collect.go           making room: S3-FIFO on segments, garbage first
 //	sweep.go             giving back expired items that nobody reads
 //	read.go              reading without the lane's lock
+//	walk.go, clear.go    going through all of a lane in steps; emptying it at once
 //
 // A Lane is locked by its caller for everything that writes. Reads need no lock: View notes the lane's sequence number, the caller copies
 // what it wants, and Confirm says whether the lane has stood still meanwhile (read.go has the argument). docs/table.md has the costs.

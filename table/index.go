@@ -3,6 +3,7 @@ package table
 import (
 	"math/bits"
 	"sync/atomic"
+	"unsafe"
 )
 
 // This file is the index of a lane: a hash table of buckets that grows one bucket at a time (linear hashing,
@@ -20,9 +21,9 @@ import (
 // location then has ghostBit, and when it was made. A key that comes back while its ghost is fresh goes to
 // the main queue (see collect.go). So ghosts cost no memory and no further cache miss.
 //
-// Readers without the lock read entries atomically and add to accesses by compare-and-swap. An index page is never
-// used for anything else again, so such an addition can hit another item's entry, harmlessly, but
-// never a record.
+// Readers without the lock read entries atomically and add to accesses by compare-and-swap. An index page is not
+// used for anything else until Clear, so such an addition can hit another item's entry, harmlessly, but
+// never a record; and Clear waits for those that are under way (see count).
 
 const (
 	bucketBytes  = 64
@@ -74,6 +75,33 @@ func (l *Lane) use(slot, e uint64) {
 	}
 }
 
+// count is use without the lock, by a View that has seen the entry at slot while seq was the lane's sequence number; it is the
+// View's. Clear changes the number and then waits until nobody counts any more: who is counted
+// after that sees the new number and leaves the entry alone, which may be no entry now.
+func (l *Lane) count(slot, e, seq uint64, it *Item) {
+	if e&usesMask == usesMask {
+		return
+	}
+	c := &l.counting[uintptr(unsafe.Pointer(it))>>countShift%countShards]
+	c.readers.Add(1)
+	if l.seq.Load() == seq {
+		l.use(slot, e)
+	}
+	c.readers.Add(-1)
+}
+
+// counting is how many readers without the lock are about to count an access: in shards, chosen by where a reader keeps its Item, so that
+// readers on different processors seldom write to the same cache line.
+type counting [countShards]struct {
+	readers atomic.Int64
+	_       [56]byte
+}
+
+const (
+	countShards = 64
+	countShift  = 7 // an Item is about so large
+)
+
 // bucketFor is the offset of the first bucket that a hash belongs to.
 func (l *Lane) bucketFor(hash uint64) uint64 {
 	n := l.buckets.Load()
@@ -119,6 +147,9 @@ func (l *Lane) lookup(hash uint64, key []byte, seq uint64) (slot, entry, word ui
 // hasKey compares the key of the record at rec. To a reader without the lock the record may be anything by
 // now, so nothing beyond the mapping may be read.
 func (l *Lane) hasKey(rec uint64, key []byte) (word uint64, ok bool) {
+	if rec > l.size-wordBytes {
+		return 0, false // what was an entry is other memory now (Clear)
+	}
 	word = *l.word(rec)
 	if int(keyLen(word)) != len(key) {
 		return 0, false
@@ -226,6 +257,8 @@ func (l *Lane) haveOverflow(n int) bool {
 			return false
 		}
 		l.indexSegments++
+		l.segments[id].next = l.overflowPages
+		l.overflowPages = id
 		l.freshBuckets = l.offset(id)
 		l.freshBucketsEnd = l.freshBuckets + l.segmentBytes
 	}
@@ -362,4 +395,26 @@ func (l *Lane) havePage(b uint64) bool {
 		atomic.StoreUint32(&l.pages[page], id)
 	}
 	return ok
+}
+
+// clearIndex empties the index and gives back all pages but the first.
+func (l *Lane) clearIndex() {
+	l.buckets.Store(firstBuckets)
+	for b := uint64(0); b < firstBuckets; b++ {
+		l.clearBucket(l.bucketOffset(b))
+	}
+	for page := 1; page < len(l.pages) && l.pages[page] != 0; page++ {
+		id := l.pages[page]
+		atomic.StoreUint32(&l.pages[page], 0)
+		l.give(id)
+	}
+	for id := l.overflowPages; id != 0; {
+		next := l.segments[id].next
+		l.give(id)
+		id = next
+	}
+	l.overflowPages = 0
+	l.freeBuckets, l.freshBuckets, l.freshBucketsEnd = noBucket, 0, 0
+	l.indexSegments = 1
+	l.entries, l.tombstones, l.ghosts = 0, 0, 0
 }

@@ -18,12 +18,14 @@ type Lane struct {
 
 	mu sync.Mutex
 	*pool
+	*counting
 	writing bool // seq is odd
 
 	// Index (index.go).
 	entries         int    // stored keys, tombstones too
 	tombstones      int    // of them
 	indexSegments   int    // index pages
+	overflowPages   uint32 // of them, those of overflow buckets, linked by segment.next; 0: none
 	ghosts          uint64 // ever made
 	freeBuckets     uint64 // overflow buckets given back, linked; 0: none
 	freshBuckets    uint64 // overflow buckets never used: from here ...
@@ -50,7 +52,7 @@ type Lane struct {
 }
 
 func (l *Lane) init(t *Table) {
-	l.memory, l.pool = t.memory, &t.pool
+	l.memory, l.pool, l.counting = t.memory, &t.pool, &t.counting
 	l.pageShift = uint64(t.segmentShift) - bucketShift
 	// A lane with all its memory full of the smallest items would need about a quarter of it for the
 	// index. Where keys are not spread evenly one lane may need more than its share; beyond this, chains grow.

@@ -36,7 +36,7 @@ const (
 // segment is what is known of one of the equal parts that the mapping is cut into. It belongs to the lane
 // that took it from the pool (its lock guards it), or to the pool while it is free.
 type segment struct {
-	prev, next   uint32 // neighbours in the queue or the free list; 0: none
+	prev, next   uint32 // neighbours in the queue, the free list or the overflow pages; 0: none
 	used         uint32 // bytes of records, dead ones too
 	live         uint32 // bytes of records that are not dead
 	leastExptime uint32 // no live record expires before this; never: noExptime

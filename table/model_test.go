@@ -29,12 +29,13 @@ type model struct {
 	drop  int // verdicts: percent Drop, then Pending, the rest Keep
 	pend  int
 	todo  []string // pending deletes
+	lives int
 }
 
 type modelItem struct {
 	Item
-	value   []byte
-	pending bool
+	value []byte
+	life  int // number of the put that stored it, where nothing was stored
 }
 
 func (m *model) key() []byte {
@@ -96,7 +97,12 @@ func (m *model) store(key []byte, it *Item, value []byte) {
 	if it.State&Tombstone != 0 {
 		it.Flags, it.Exptime, it.CAS, value = 0, 0, 0, nil
 	}
-	m.items[string(key)] = &modelItem{Item: *it, value: value}
+	m.lives++
+	life := m.lives
+	if was := m.items[string(key)]; was != nil {
+		life = was.life
+	}
+	m.items[string(key)] = &modelItem{Item: *it, value: value, life: life}
 }
 
 func (m *model) visit(l *Lane) Visit {

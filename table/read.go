@@ -6,8 +6,9 @@ import "runtime"
 // number odd before its first change and even again when it unlocks. A reader notes the number (even),
 // reads, and then looks whether it is still the same: if so, nothing has changed in between, and what it has read is of one
 // moment. Otherwise it may have read anything, bytes of other items too, and throws it away. It may do so because
-// reading can do no harm: entries are whole words, an index page stays one for ever, and every
-// place and length that comes from a record is checked against the mapping before it is followed.
+// reading can do no harm: entries are whole words, an index page stays one as long as the number does (Clear), a link to an overflow bucket is
+// followed only if the number has not changed, and every
+// place and length that comes from an entry or a record is checked against the mapping before it is followed.
 //
 // Two orders matter. The first load of the number comes before what is read: it is an atomic load, after which Go
 // and all processors keep later loads. What is read comes before the last load of the number:
@@ -43,7 +44,7 @@ func (l *Lane) View(hash uint64, key []byte, it *Item) (ticket Ticket, found boo
 		if !l.unchanged(seq) {
 			continue
 		}
-		l.use(slot, entry)
+		l.count(slot, entry, seq, it)
 		return Ticket(seq), true
 	}
 	return l.viewLocked(hash, key, it)

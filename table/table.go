@@ -47,7 +47,8 @@ type Config struct {
 
 // Table is the items of one member: 64 lanes over one mapping.
 type Table struct {
-	lanes [Lanes]Lane
+	lanes    [Lanes]Lane
+	counting counting
 	pool
 	memory
 	mapping     []byte
