@@ -34,7 +34,10 @@ func (l *Lane) stable() uint64 {
 
 // clocksMoved does what a greater stable allows.
 func (l *Lane) clocksMoved() {
-	if len(l.tombs.pending) == 0 && l.queues.waiting == 0 {
+	if l.catching {
+		l.takeOver()
+	}
+	if len(l.tombs.pending) == 0 && l.queues.waiting == 0 || l.keepsAll() {
 		return
 	}
 	if stable := l.stable(); stable != l.tombs.stable {

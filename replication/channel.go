@@ -11,19 +11,27 @@ func (l *Lane) PeerUp(peer Member) {
 	}
 	l.open |= b
 	l.unmarked |= b
+	l.sendAgain(peer.Number)
+}
+
+// sendAgain sends a peer every update in flight that it has not acknowledged, and the MARK.
+func (l *Lane) sendAgain(to uint8) {
 	for _, op := range l.flight.slots {
-		if op != nil && op.acked&b == 0 {
+		if op != nil && op.acked&bit(to) == 0 {
 			l.inv(op)
-			l.send(peer.Number)
+			l.send(to)
 		}
 	}
 	l.out = Message{Kind: MARK}
-	l.send(peer.Number)
+	l.send(to)
 }
 
 // PeerDown says that the channel is gone: what was sent on it and not acknowledged may be lost.
 func (l *Lane) PeerDown(peer Member) {
 	l.open &^= bit(peer.Number)
+	if l.join.streamer == peer {
+		l.join.interrupt()
+	}
 }
 
 func lowest(set uint64) uint8 { return uint8(bits.TrailingZeros64(set)) }

@@ -281,10 +281,16 @@ var messageShapes = [32]uint8{
 	CLOCK:    0,
 	MARK:     0,
 	CREDIT:   0,
+	FETCH:    0,
+	ENTRY:    shapeTS | shapeKey | shapeMayKey | shapeMayValue,
+	FETCHED:  0,
 }
 
+// bitsOf are the bits that belong to one kind of message only.
+var bitsOf = [32]uint8{INV: BitReplay, ENTRY: BitInvalid, FETCHED: BitComplete}
+
 const (
-	messageBits  = BitTombstone | BitOnAbsent | BitFlush | BitAbsent | BitTired // those that have a meaning
+	messageBits  = BitTombstone | BitOnAbsent | BitFlush | BitAbsent | BitTired // those that may be in any message
 	noValueBits  = BitTombstone | BitFlush | BitAbsent                          // those that say that there is no value
 	versionLimit = 1 << 56                                                      // clocks and versions are below it
 )
@@ -296,7 +302,7 @@ func checkMessage(m *Message) error {
 	}
 	shape := messageShapes[m.Kind]
 	switch {
-	case m.Bits&^messageBits != 0:
+	case m.Bits&^(messageBits|bitsOf[m.Kind]) != 0:
 		return fmt.Errorf("replication: %v with unknown bits %#x", m.Kind, m.Bits)
 	case int(m.Lane) >= codecLanes:
 		return fmt.Errorf("replication: %v for lane %d of %d", m.Kind, m.Lane, codecLanes)

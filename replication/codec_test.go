@@ -111,7 +111,8 @@ func TestCodecRefuses(t *testing.T) {
 		{"kind 0", func(m *Message) { m.Kind = 0 }},
 		{"kind after the last", func(m *Message) { m.Kind = kindEnd }},
 		{"lane", func(m *Message) { m.Lane = table.Lanes }},
-		{"bits", func(m *Message) { m.Bits = messageBits + 1 }},
+		{"bits of no INV", func(m *Message) { m.Bits = BitInvalid }},
+		{"bits of INVs only", func(m *Message) { m.Kind, m.Value, m.Bits = VAL, nil, BitReplay }},
 		{"clock", func(m *Message) { m.Clock = versionLimit }},
 		{"finisher", func(m *Message) { m.Finisher = MaxMember + 1 }},
 		{"writer", func(m *Message) { m.TS = plainStamp(5, MaxMember+1) }},
@@ -216,6 +217,7 @@ func randomMessage(r *rand.Rand) Message {
 	if len(m.Value) == 0 {
 		m.Bits = uint8(r.IntN(4)) & (BitTombstone | BitAbsent)
 	}
+	m.Bits |= uint8(r.UintN(256)) & bitsOf[m.Kind]
 	return m
 }
 

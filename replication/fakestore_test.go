@@ -121,6 +121,24 @@ func (s *fakeStore) Remove(it *table.Item) {
 	s.recs = s.recs[:last]
 }
 
+// Walk visits one record for each step. A record that Remove has put in another's place is visited again, or for the first time.
+func (s *fakeStore) Walk(cursor uint64, steps int, visit func(key []byte, it *table.Item) bool) (next uint64, done bool) {
+	i := len(s.recs) // from the end, since Remove moves the last one down: it may be visited twice, but is not passed by
+	if cursor != 0 {
+		i = min(int(cursor)-1, i)
+	}
+	for more := true; i > 0 && more && steps > 0; steps-- {
+		i--
+		if i >= len(s.recs) {
+			continue
+		}
+		it := s.recs[i].item
+		*placeOf(&it) = place{uint32(i), s.changes}
+		more = visit([]byte(s.recs[i].key), &it)
+	}
+	return uint64(i) + 1, i == 0
+}
+
 // anySize is a Limits for tests: every item may be stored.
 type anySize struct{}
 

@@ -41,10 +41,34 @@ func (l *Lane) onFlushINV(m *Message) {
 	if v := m.TS.Version(); v > l.clock {
 		l.clock = v
 	}
-	if l.floor.ts.Less(m.TS) {
+	switch replay := m.Bits&BitReplay != 0; {
+	case l.floor.ts.Less(m.TS):
 		l.raiseFloor(m.TS, m.From.Number)
+	case replay && m.TS.Less(l.floor.ts):
+		l.out = Message{Kind: NACK, Bits: BitFlush, ID: m.ID, TS: m.TS, Newer: l.floor.ts, Finisher: l.floor.finisher}
+		if !l.floor.invalid {
+			l.out.Finisher = l.self
+		}
+		l.send(m.From.Number)
+		return
+	case replay && l.floor.invalid && l.gone(l.floor.finisher):
+		l.floor.finisher = m.From.Number
 	}
 	l.ack(m)
+}
+
+// onFlushNACK ends the replay of a flush that a newer one has overtaken: that takes its place.
+func (l *Lane) onFlushNACK(op *Op, m *Message) {
+	l.flight.remove(op)
+	if !l.floor.ts.Less(m.Newer) {
+		return
+	}
+	finisher := m.Finisher
+	if finisher == l.self {
+		finisher = m.From.Number
+	}
+	l.raiseFloor(m.Newer, finisher)
+	l.rescueFloor()
 }
 
 func (l *Lane) onFlushVAL(m *Message) {
@@ -62,6 +86,12 @@ func (l *Lane) completeFlush(op *Op) {
 	}
 	l.finish(op)
 	l.drainAll()
+}
+
+// probeFloor asks the member that flushes what became of it.
+func (l *Lane) probeFloor() {
+	l.out = Message{Kind: PROBE, Bits: BitFlush, TS: l.floor.ts}
+	l.send(l.floor.finisher)
 }
 
 // onFlushPROBE answers a member whose VAL of a flush was lost.

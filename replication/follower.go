@@ -31,6 +31,7 @@ func (l *Lane) onINV(m *Message) {
 			l.refuseAbsent(m) // this time stamp was given up, and the key is absent
 			return
 		}
+		l.takenOver(m, it)
 		l.ack(m)
 	default:
 		l.overtaken(m, hash, it)
@@ -45,7 +46,7 @@ func (l *Lane) onINVAbsent(m *Message, hash uint64) {
 		l.ack(m)
 		return
 	}
-	if m.Bits&BitOnAbsent != 0 {
+	if m.Bits&(BitOnAbsent|BitReplay) != 0 {
 		l.refuseAbsent(m)
 		return
 	}
@@ -93,9 +94,9 @@ func (l *Lane) refuseAbsent(m *Message) {
 
 // overtaken answers an INV that is older than the key's state here: a plain write is acknowledged, since it is as if
 // it had come and gone; a read-modify-write has read what is no longer the newest value and is refused, with the newer
-// state. it is nil if the newer state is the floor.
+// state, and so is a replay, whose sender has to learn of it. it is nil if the newer state is the floor.
 func (l *Lane) overtaken(m *Message, hash uint64, it *table.Item) {
-	if !m.IsRMW() {
+	if !m.IsRMW() && m.Bits&BitReplay == 0 {
 		l.ack(m)
 		return
 	}
@@ -131,7 +132,11 @@ func (l *Lane) describe(it *table.Item) {
 // something to wait for: its finisher validates it, or is asked.
 func (l *Lane) onNACK(m *Message) {
 	op := l.flight.get(m.ID)
-	if op == nil || op.ts != m.TS || op.Kind == OpFlush || !m.IsRMW() {
+	if op == nil || op.ts != m.TS || !op.replay && !m.IsRMW() {
+		return
+	}
+	if op.Kind == OpFlush {
+		l.onFlushNACK(op, m)
 		return
 	}
 	it := &l.found.onNACK
@@ -147,7 +152,11 @@ func (l *Lane) onNACK(m *Message) {
 	if m.Bits&BitAbsent != 0 && m.Newer.Version() > op.minimum {
 		op.minimum = m.Newer.Version()
 	}
-	if q := l.outranked(op); q != nil {
+	q := l.outranked(op)
+	if at && m.Bits&BitAbsent == 0 {
+		l.pursueGone(op.Hash, op.Key)
+	}
+	if q != nil {
 		l.drain(q)
 	}
 }
@@ -162,8 +171,14 @@ func (l *Lane) adopt(hash uint64, key []byte, m *Message) {
 	if it.Finisher == l.self {
 		it.Finisher = m.From.Number
 	}
-	// Without memory for it the key stays as it is, invalid: the finisher's own INV is on its way, and has credit.
-	_ = l.put(hash, key, it, m.Value)
+	if finisher := it.Finisher; l.put(hash, key, it, m.Value) != nil {
+		// There is no memory for it now. The key stays as it is, invalid, but it is the finisher of the newer state that can be asked.
+		it = &l.found.refused
+		if l.items.Find(hash, key, it) {
+			it.Finisher = finisher
+			l.mustUpdate(it)
+		}
+	}
 }
 
 // revalidate makes a key that was just written invalid valid.

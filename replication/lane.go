@@ -27,18 +27,14 @@ type Items interface {
 	Put(hash uint64, key []byte, it *table.Item, value []byte) error
 	Update(it *table.Item) error
 	Remove(it *table.Item)
+	// Walk visits items from cursor (0: the beginning) on; visit may Update or Remove the item that it is given, and returns false to end the
+	// walk soon. Every item that stays in the store from cursor 0 to done is visited, whatever happens between the calls.
+	Walk(cursor uint64, steps int, visit func(key []byte, it *table.Item) bool) (next uint64, done bool)
 }
 
 // Limits says which items may be stored.
 type Limits interface {
 	Fits(keyLen, valueLen int, flags uint32) bool
-}
-
-// View is the group as a member knows it at one time.
-type View struct {
-	Epoch   uint64
-	Self    Member
-	Members []Member // including Self, by number
 }
 
 // Timing is in ticks, whose length the driver chooses.
@@ -75,6 +71,10 @@ type Lane struct {
 	tick      uint64
 	lastAsked uint64 // tick of the last CLOCKASK
 
+	catching bool // this member is catching up
+	join     join
+	scan     scan
+
 	flight flight
 	queues queues
 	tombs  tombs
@@ -87,7 +87,8 @@ type Lane struct {
 // found holds the item that each function looks at or writes, under the function's name. They are here since what is passed through an
 // interface escapes: as local variables each would be an allocation for each message. None of these functions is running twice at one time.
 type found struct {
-	attempt, put, commitAlone, complete, onINV, apply, onNACK, adopt, revalidate, onVAL, onPROBE, onSTATE, onSTATENext, dropTombs, probe table.Item
+	attempt, put, commitAlone, complete, onINV, apply, onNACK, adopt, refused, revalidate, onVAL, onPROBE, onSTATE, onSTATENext, dropTombs, probe,
+	pursue, rescue, onENTRY table.Item
 }
 
 // NewLane returns the engine for lane `number` with an empty store, in a view of its own: SetView gives it its group.
@@ -95,27 +96,6 @@ func NewLane(number uint8, env Env, items Items, limits Limits, timing Timing) *
 	l := &Lane{number: number, env: env, items: items, limits: limits, timing: timing}
 	l.queues.byHash = make(map[uint64]*keyQueue)
 	return l
-}
-
-// SetView gives the lane the group that it is part of. Channels to new incarnations start closed.
-func (l *Lane) SetView(v View) {
-	old := l.members
-	l.members = [MaxMember + 1]Member{}
-	l.peers = 0
-	l.epoch, l.self = v.Epoch, v.Self.Number
-	for _, m := range v.Members {
-		l.members[m.Number] = m
-		if m.Number == l.self {
-			continue
-		}
-		l.peers |= bit(m.Number)
-		if old[m.Number] != m {
-			l.open &^= bit(m.Number)
-			l.unmarked |= bit(m.Number)
-			l.heard[m.Number] = 0
-		}
-	}
-	l.open &= l.peers
 }
 
 func bit(member uint8) uint64 { return 1 << member }
@@ -128,7 +108,8 @@ func (l *Lane) Pristine() bool {
 
 // Idle reports whether Tick has nothing to do.
 func (l *Lane) Idle() bool {
-	return l.queues.waiting == 0 && l.flight.count == 0 && len(l.tombs.pending) == 0 && len(l.queues.byHash) == 0
+	return l.queues.waiting == 0 && l.flight.count == 0 && len(l.tombs.pending) == 0 && len(l.queues.byHash) == 0 &&
+		!l.scan.active && !(l.catching && l.join.complete && !l.join.done)
 }
 
 // Submit runs op. It reports whether op is finished; if not, Env.Done will be called with it, and the op is the engine's
@@ -172,6 +153,10 @@ const (
 func (l *Lane) attempt(op *Op) progress {
 	it := &l.found.attempt
 	state := l.find(op.Hash, op.Key, it)
+	if state == keyInvalid && l.gone(it.Finisher) {
+		l.rescue(op.Hash, op.Key, it)
+		state = l.find(op.Hash, op.Key, it)
+	}
 	if op.Kind == OpSet {
 		if state == keyInvalid && l.ownRMW(it) {
 			return blocked // it was submitted before, perhaps by the same client
@@ -308,6 +293,12 @@ func (l *Lane) Receive(m *Message) {
 	case CLOCKASK:
 		l.out = Message{Kind: CLOCK}
 		l.send(from)
+	case FETCH:
+		l.onFETCH(m)
+	case ENTRY:
+		l.onENTRY(m)
+	case FETCHED:
+		l.onFETCHED(m)
 	case MARK, CLOCK:
 	}
 	l.clocksMoved()

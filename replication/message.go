@@ -30,12 +30,22 @@ const (
 	// CREDIT is between nodes, not lanes: ID is the number of bytes, counted from the beginning of the
 	// connection pair's life, that the sender is ready to store.
 	CREDIT
+	// FETCH is a member that catches up asking a serving one for entries of the lane: ID names the question, CAS is the cursor from which, Flags
+	// about how many bytes.
+	FETCH
+	// ENTRY is a key as it is at the member that sends it: TS, Key, the value fields, Bits, and, with BitInvalid, the finisher. With
+	// BitFlush it is the lane's floor.
+	ENTRY
+	// FETCHED ends the answer to the FETCH named by ID: CAS is the cursor to go on from. With BitComplete that was the end of the lane, and
+	// Newer is the greatest time stamp that the sender has dropped.
+	FETCHED
 
 	kindEnd
 )
 
 var kindNames = [...]string{INV: "INV", ACK: "ACK", NACK: "NACK", VAL: "VAL", PROBE: "PROBE", STATE: "STATE",
-	CLOCKASK: "CLOCKASK", CLOCK: "CLOCK", MARK: "MARK", CREDIT: "CREDIT"}
+	CLOCKASK: "CLOCKASK", CLOCK: "CLOCK", MARK: "MARK", CREDIT: "CREDIT",
+	FETCH: "FETCH", ENTRY: "ENTRY", FETCHED: "FETCHED"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) && kindNames[k] != "" {
@@ -51,6 +61,9 @@ const (
 	BitFlush                       // the update is a flush of the whole lane: no key
 	BitAbsent                      // NACK, STATE: the key is not stored at the sender
 	BitTired                       // INV: a read-modify-write that has lost several times; others hold back theirs
+	BitReplay                      // INV: sent again by another than the writer or stepper of TS, who has left the view
+	BitInvalid                     // ENTRY: the key is not valid at the sender
+	BitComplete                    // FETCHED: the whole lane has been sent
 )
 
 // Member is one life of a replica: its number in the group (1..MaxMember) and the incarnation, which no two
@@ -76,7 +89,7 @@ type Message struct {
 	ID       uint64 // names the coordinator's record; echoed by ACK and NACK
 	TS       table.Timestamp
 	Newer    table.Timestamp // NACK, STATE
-	Finisher uint8           // NACK: who finishes Newer
+	Finisher uint8           // NACK, ENTRY: who finishes Newer, or TS
 	Flags    uint32
 	Exptime  uint32
 	CAS      uint64

@@ -18,8 +18,9 @@ const (
 	OpTouch
 	OpGat
 	OpDelete
-	OpFlush // flush_all: no key
-	opEvict // the server's own delete of an item as it was read
+	OpFlush  // flush_all: no key
+	opEvict  // the server's own delete of an item as it was read
+	opReplay // another member's update, which that cannot finish any more
 )
 
 // Status is the outcome of an operation.
@@ -80,6 +81,7 @@ type Op struct {
 	built    []byte          // memory of a computed value
 	phase    phase
 	minimum  uint64 // version that an RMW on an absent key must exceed: learnt from NACK(absent, D)
+	replay   bool   // it finishes what a member that is gone has begun; it has no client
 	losses   uint32 // attempts outranked
 	started  uint64 // tick of Submit
 	next     *Op    // in the key's queue, or in a free list
@@ -106,6 +108,9 @@ const (
 
 // isRMW reports whether the operation computes from the value that it reads.
 func (op *Op) isRMW() bool { return op.Kind > OpSet && op.Kind != OpFlush }
+
+// chained reports whether the record in flight is found by its key too.
+func (op *Op) chained() bool { return op.ts.Step != 0 && !op.replay }
 
 // own copies key and value into the op's memory, so that it can outlive the caller's buffers.
 func (op *Op) own() {

@@ -222,7 +222,8 @@ func (l *Lane) Tick() {
 	if l.timing.Timeout != 0 && l.flight.count != 0 && l.tick-l.flight.oldest > l.timing.Timeout {
 		l.expireFlight()
 	}
-	if (len(l.tombs.pending) != 0 || l.queues.await[untilClocks] > 0) && l.tick-l.lastAsked >= l.timing.Clock {
+	l.Scan(scanSteps)
+	if (len(l.tombs.pending) != 0 || l.queues.await[untilClocks] > 0 || l.join.complete && !l.CaughtUp()) && l.tick-l.lastAsked >= l.timing.Clock {
 		l.askClocks()
 	}
 }

@@ -15,6 +15,7 @@ type flight struct {
 	byKey   []*Op // read-modify-writes by hash, chained by Op.next
 	attempt uint64
 	count   int
+	replays int    // of them, of others' updates
 	oldest  uint64 // no client of an update in flight has waited since before this tick
 }
 
@@ -39,8 +40,11 @@ func (f *flight) add(op *Op) {
 	}
 	f.attempt++
 	f.count++
+	if op.replay {
+		f.replays++
+	}
 	op.id = f.attempt<<slotBits | uint64(slot)
-	if op.ts.Step == 0 {
+	if !op.chained() {
 		return
 	}
 	if len(f.byKey) < len(f.slots) {
@@ -61,7 +65,7 @@ func (f *flight) get(id uint64) *Op {
 // replace puts rec, a copy of op, in its place.
 func (f *flight) replace(op, rec *Op) {
 	f.slots[op.id&(1<<slotBits-1)] = rec
-	if op.ts.Step != 0 {
+	if op.chained() {
 		*f.link(op) = rec
 		op.next = nil
 	}
@@ -72,7 +76,10 @@ func (f *flight) remove(op *Op) {
 	f.slots[slot] = nil
 	f.free = append(f.free, slot)
 	f.count--
-	if op.ts.Step != 0 {
+	if op.replay {
+		f.replays--
+	}
+	if op.chained() {
 		*f.link(op) = op.next
 		op.next = nil
 	}
@@ -103,7 +110,7 @@ func (f *flight) chain(op *Op) {
 func (f *flight) chainAll() {
 	f.byKey = make([]*Op, max(16, 2<<bits.Len(uint(len(f.slots)))))
 	for _, op := range f.slots {
-		if op != nil && op.ts.Step != 0 {
+		if op != nil && op.chained() {
 			f.chain(op)
 		}
 	}
@@ -195,6 +202,9 @@ func (l *Lane) inv(op *Op) {
 	l.out = Message{Kind: INV, ID: op.id, TS: op.ts}
 	if op.Kind == OpFlush {
 		l.out.Bits = BitFlush
+		if op.replay {
+			l.out.Bits |= BitReplay
+		}
 		return
 	}
 	l.out.Key, l.out.Value = op.Key, op.newValue
@@ -202,6 +212,9 @@ func (l *Lane) inv(op *Op) {
 	l.out.Bits = stateBits(op.item.State)
 	if op.losses >= tiredAfter {
 		l.out.Bits |= BitTired
+	}
+	if op.replay {
+		l.out.Bits |= BitReplay
 	}
 }
 
@@ -260,7 +273,7 @@ func (l *Lane) validate(hash uint64, key []byte, it *table.Item) {
 		l.mustUpdate(it)
 		return
 	}
-	if l.stable() >= it.TS.Version() {
+	if l.stable() >= it.TS.Version() && !l.keepsAll() {
 		l.items.Remove(it)
 		l.drop(it.TS)
 		return
@@ -281,6 +294,9 @@ func (l *Lane) mustUpdate(it *table.Item) {
 
 // finish hands op back to its client.
 func (l *Lane) finish(op *Op) {
+	if op.replay {
+		return // nobody has asked for it
+	}
 	op.phase = idle
 	op.newValue = nil
 	l.env.Done(op)
@@ -290,6 +306,9 @@ func (l *Lane) finish(op *Op) {
 // under that time stamp. It waits, before all others of its key, until the key is valid, and runs again from the start.
 func (l *Lane) outranked(op *Op) *keyQueue {
 	l.flight.remove(op)
+	if op.replay {
+		return l.queues.find(op.Hash, op.Key)
+	}
 	op.losses++
 	if op.Kind == opEvict || op.phase == answered {
 		q := l.queues.find(op.Hash, op.Key)

@@ -85,7 +85,7 @@ func (r *replica) cloneInto(c *replicaMemory) *replica {
 	l := &c.lane
 	*l = *r.lane
 	l.env, l.items = &c.replica, &c.items
-	l.out, l.scratch = Message{}, nil
+	l.out, l.scratch, l.scan.keys = Message{}, nil, nil
 	for _, op := range r.lane.flight.slots {
 		if op != nil {
 			op = cloneOp(op)
