@@ -200,6 +200,8 @@ func TestLargeAmongSmall(t *testing.T) {
 type sink struct{ sent []Message }
 
 func (s *sink) Start(Handler) error { return nil }
+func (s *sink) SetPeers([]Peer)     {}
+func (s *sink) Reset(Member)        {}
 func (s *sink) Send(_ uint8, m *Message) {
 	c := *m
 	c.Key, c.Value = bytes.Clone(m.Key), bytes.Clone(m.Value)

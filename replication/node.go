@@ -167,12 +167,16 @@ func groupString(group map[uint8]string) string {
 }
 
 func (n *Node) startTransport() error {
-	t, err := NewTCP(TCPConfig{Self: n.self, Group: n.cfg.Group, Listener: n.cfg.Listener,
-		ValueMax: int(n.cfg.ItemSizeMax), Logger: n.log})
+	t, err := NewTCP(TCPConfig{Self: n.self, Listener: n.cfg.Listener, ValueMax: int(n.cfg.ItemSizeMax), Logger: n.log})
 	if err != nil {
 		return err
 	}
 	n.transport = t
+	var peers []Peer
+	for number, address := range n.cfg.Group {
+		peers = append(peers, Peer{Member: Member{Number: number}, Address: address}) // of any incarnation
+	}
+	t.SetPeers(peers)
 	return t.Start(n)
 }
 

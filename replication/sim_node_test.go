@@ -128,6 +128,10 @@ func (i *simNodeItems) Update(it *table.Item) error {
 // Start, Send, Flush, Stats and Close make it the node's Transport: nothing leaves before Flush.
 func (d *simNode) Start(Handler) error { return nil }
 
+// SetPeers and Reset have nothing to do: the simulation says who is connected.
+func (d *simNode) SetPeers([]Peer) {}
+func (d *simNode) Reset(Member)    {}
+
 func (d *simNode) Send(to uint8, m *Message) {
 	if l := d.r.s.link(d.r.index, int(to)-1); l.ends[l.side(d.r)] == simUp {
 		d.out = append(d.out, simOut{to, copyMessage(m)})
