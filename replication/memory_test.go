@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hermesd/replication/views"
 	"hermesd/table"
 )
 
@@ -220,14 +220,14 @@ func TestFollowerWithoutMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tab.Close()
-	n, err := assemble(Config{Self: 2, Group: map[uint8]string{1: "a:1", 2: "b:1"}, Table: tab, ItemSizeMax: 32 << 10, OpTimeout: steady,
-		Listener: noListener{}, Logger: zerolog.Nop()}, 7, 1000)
+	n, err := assemble(Config{Self: Member{Number: 2, Incarnation: 7}, Replicas: 2, Table: tab, ItemSizeMax: 32 << 10, OpTimeout: steady, Unique: 1000, Logger: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wire := new(sink)
 	n.transport = wire
 	peer := Member{Number: 1, Incarnation: 3}
+	n.Enter(viewOf(peer, n.self))
 	if err := n.PeerUp(peer); err != nil {
 		t.Fatal(err)
 	}
@@ -282,5 +282,11 @@ func TestFollowerWithoutMemory(t *testing.T) {
 	n.PeerDown(peer, errors.New("over"))
 }
 
-// noListener is for a Config whose transport is a test's own.
-type noListener struct{ net.Listener }
+// viewOf is a first view in which all serve.
+func viewOf(members ...Member) views.View {
+	v := views.View{Epoch: 1}
+	for _, m := range members {
+		v.Members = append(v.Members, views.Replica{Member: m, Serving: true})
+	}
+	return v
+}

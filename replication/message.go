@@ -1,6 +1,9 @@
 package replication
 
-import "hermesd/table"
+import (
+	"hermesd/replication/views"
+	"hermesd/table"
+)
 
 // Kind says what a Message is. The names are the paper's (section 3) where it has one.
 type Kind uint8
@@ -40,12 +43,15 @@ const (
 	// Newer is the greatest time stamp that the sender has dropped.
 	FETCHED
 
+	// NEEDROOM is between nodes: a member that catches up has no memory for what comes, and evicts nothing; ID is how many bytes the others should free.
+	NEEDROOM
+
 	kindEnd
 )
 
 var kindNames = [...]string{INV: "INV", ACK: "ACK", NACK: "NACK", VAL: "VAL", PROBE: "PROBE", STATE: "STATE",
 	CLOCKASK: "CLOCKASK", CLOCK: "CLOCK", MARK: "MARK", CREDIT: "CREDIT",
-	FETCH: "FETCH", ENTRY: "ENTRY", FETCHED: "FETCHED"}
+	FETCH: "FETCH", ENTRY: "ENTRY", FETCHED: "FETCHED", NEEDROOM: "NEEDROOM"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) && kindNames[k] != "" {
@@ -66,15 +72,11 @@ const (
 	BitComplete                    // FETCHED: the whole lane has been sent
 )
 
-// Member is one life of a replica: its number in the group (1..MaxMember) and the incarnation, which no two
-// lives of the same number share.
-type Member struct {
-	Number      uint8
-	Incarnation uint64
-}
+// Member is one life of a replica.
+type Member = views.Member
 
 // MaxMember is the greatest member number; sets of members are 64-bit masks.
-const MaxMember = 63
+const MaxMember = views.MaxMember
 
 // Message is what members say to each other about one lane. Key and Value belong to the giver: they
 // are good only during the call that hands the message over.

@@ -69,7 +69,9 @@ func mayPass(m *Message) bool {
 }
 
 // storesValue reports whether delivering m may take memory: a delete does not.
-func storesValue(m *Message) bool { return m.Kind == INV && m.Bits&(BitTombstone|BitFlush) == 0 }
+func storesValue(m *Message) bool {
+	return (m.Kind == INV || m.Kind == ENTRY) && m.Bits&(BitTombstone|BitFlush) == 0
+}
 
 // needFor is the memory, in bytes, that has to be free for storing the message's value to be sure of success, whatever other lanes take at the
 // same moment.
@@ -78,7 +80,14 @@ func (n *Node) needFor(m *Message) int64 {
 }
 
 func (n *Node) hasMemoryFor(m *Message) bool {
-	return !storesValue(m) || int64(n.table.FreeBytes()) >= n.needFor(m)
+	if !storesValue(m) {
+		return true
+	}
+	need := n.needFor(m)
+	if m.Kind == ENTRY { // it comes without credit: what is promised to others is not for it
+		need += n.credit.promised.Load()
+	}
+	return int64(n.table.FreeBytes()) >= need
 }
 
 // deliver hands a message to its lane.
@@ -86,7 +95,7 @@ func (n *Node) deliver(m *Message, pass *pass) {
 	nl := &n.lanes[m.Lane]
 	// The values of NACK and STATE come without credit: they may take only what is promised to nobody.
 	spare := int64(0)
-	if m.Kind != INV && len(m.Value) > 0 {
+	if (m.Kind == NACK || m.Kind == STATE) && len(m.Value) > 0 {
 		spare = itemCost(MaxKey, len(m.Value))
 		taken := n.credit.taken.Add(spare)
 		defer n.credit.taken.Add(-spare)
@@ -102,8 +111,11 @@ func (n *Node) deliver(m *Message, pass *pass) {
 	nl.lane.Receive(m)
 	nl.store.refuse = false
 	nl.unlock(pass)
-	if m.Kind == INV {
+	switch m.Kind {
+	case INV:
 		n.credit.stored(m.From.Number, m)
+	case FETCHED:
+		n.catchUp.wake()
 	}
 }
 
@@ -138,7 +150,7 @@ func (n *Node) unstall(peer uint8, pass *pass) {
 }
 
 func (n *Node) unstallAll(pass *pass) {
-	for set := n.membership.expected; set != 0; set &= set - 1 {
+	for set := n.membership.peers.Load(); set != 0; set &= set - 1 {
 		n.unstall(lowest(set), pass)
 	}
 }

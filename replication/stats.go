@@ -22,12 +22,13 @@ func (n *Node) ItemStats() (items table.Stats, evictions, reclaimed uint64) {
 func (n *Node) Stats(f func(name, value string)) {
 	count := func(name string, value uint64) { f(name, strconv.FormatUint(value, 10)) }
 	members, connected := n.Members()
-	count("replica", uint64(n.self.Number))
-	count("incarnation", n.self.Incarnation)
-	count("epoch", 1)
+	self := n.Self()
+	count("replica", uint64(self.Number))
+	count("incarnation", self.Incarnation)
+	count("epoch", n.membership.epoch.Load())
 	count("members", uint64(members))
 	count("connected", uint64(connected))
-	if n.Ready() {
+	if n.Serves() {
 		f("state", "serving")
 	} else {
 		f("state", "waiting")
@@ -38,7 +39,7 @@ func (n *Node) Stats(f func(name, value string)) {
 		return
 	}
 	count("credit_window_bytes", uint64(n.credit.window))
-	for set := n.membership.expected; set != 0; set &= set - 1 {
+	for set := n.membership.peers.Load(); set != 0; set &= set - 1 {
 		peer := lowest(set)
 		count("peer:"+strconv.Itoa(int(peer))+":credit_left_bytes", uint64(n.credit.left(peer)))
 	}
