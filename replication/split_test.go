@@ -309,7 +309,7 @@ func (l *failingListener) Addr() net.Addr            { return &net.TCPAddr{} }
 // A data channel works behind a splitter, and who talks something else is told so.
 func TestTCPBehindASplitter(t *testing.T) {
 	data, control := splitWith(t, patience, 8, 8)
-	tcp, err := NewTCP(TCPConfig{Self: Member{1, 1}, Listener: data, Logger: zerolog.Nop(), ValueMax: 1000, HoldTimeout: time.Millisecond})
+	tcp, err := NewTCP(TCPConfig{Self: life(1, 1), Listener: data, Logger: zerolog.Nop(), ValueMax: 1000, HoldTimeout: time.Millisecond})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -321,7 +321,7 @@ func TestTCPBehindASplitter(t *testing.T) {
 	say(t, c, "version\r\n")
 	requireText(t, c, notOurs)
 	c = dialTo(t, data)
-	if _, err := c.Write(tcp.hello(Member{2, 1}, Member{1, 1})); err != nil {
+	if _, err := c.Write(tcp.hello(life(2, 1), life(1, 1))); err != nil {
 		t.Fatal(err)
 	}
 	var r *refusal
