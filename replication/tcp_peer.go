@@ -53,16 +53,23 @@ func (p *tcpPeer) dialLoop(l *listing) {
 			return
 		}
 		p.say(l, err)
-		if up > steadyAfter || isNotYet(err) { // who refuses for now has taken its time over it
-			wait = redialMin
-		} else if p.stats.connects.Load() != before {
-			wait = min(wait, redialAgain)
-		}
+		wait = redialAfter(wait, up, p.stats.connects.Load() != before, err)
 		if !l.sleep(wait/2 + rand.N(wait/2)) {
 			return
 		}
 		wait = min(2*wait, redialMax)
 	}
+}
+
+// redialAfter is how long to wait at most after a try whose channel was up for so long, or at least accepted, where wait was due.
+func redialAfter(wait, up time.Duration, accepted bool, err error) time.Duration {
+	switch {
+	case up > steadyAfter, isNotYet(err): // who refuses for now has held us before, which is wait enough
+		return redialMin
+	case accepted:
+		return min(wait, redialAgain)
+	}
+	return wait
 }
 
 // dial sets up one channel and serves it until it ends; up is how long it was a channel.
