@@ -188,8 +188,9 @@ func (n *Node) Restart(self Member) {
 	ms := &n.membership
 	ms.lease.Store(0)
 	n.ready.Store(false)
+	first := ms.epoch.Load() == 0
 	ms.mu.Lock()
-	if !ms.closed {
+	if !ms.closed && !first {
 		ms.say("the replica was removed from its group, and begins anew")
 	}
 	ms.interrupted = ^uint64(0)
@@ -200,7 +201,9 @@ func (n *Node) Restart(self Member) {
 
 	ms.changing.Lock()
 	defer ms.changing.Unlock()
-	n.log.Warn().Uint64("incarnation", self.Incarnation).Msg("this replica was removed from its group: its memory is cleared, and it joins anew")
+	if !first {
+		n.log.Warn().Uint64("incarnation", self.Incarnation).Msg("this replica was removed from its group: its memory is cleared, and it joins anew")
+	}
 	n.self = self
 	for i := range n.lanes {
 		nl := &n.lanes[i]
@@ -427,6 +430,7 @@ func (n *Node) keepTime() {
 		if now := time.Now(); now.Sub(lastCheck) >= tickIdle {
 			lastCheck = now
 			n.forgetSettled()
+			n.reserveUnique()
 			n.keepRoom(uint32(now.Unix()), &pass)
 		}
 		n.Flush()

@@ -18,10 +18,13 @@ import (
 
 // Config says what replica a Node is, and of which group.
 type Config struct {
-	Self             Member        // this life of this replica; zero: a replica for itself, which needs no control plane
-	Replicas         int           // how many the group is meant to have, for checking that there is memory for it; 0: 1
-	Listener         net.Listener  // for channels with the other replicas; nil for a replica for itself
-	Unique           uint64        // unique numbers of earlier lives lie below; 0: taken from the clock
+	Self     Member       // this life of this replica; zero: a replica for itself, which needs no control plane
+	Replicas int          // how many the group is meant to have, for checking that there is memory for it; 0: 1
+	Listener net.Listener // for channels with the other replicas; nil for a replica for itself
+	Unique   uint64       // unique numbers of earlier lives lie below; 0: taken from the clock
+	// ReserveUnique notes on the disk that n more unique numbers may be used, and returns the bound below which they lie (views.Store). nil: there
+	// is no bound, and none is noted.
+	ReserveUnique    func(n uint64) (from, to uint64, err error)
 	Unreachable      time.Duration // a member without a channel for so long is reported; 0: 100 ms
 	Table            *table.Table  // the node closes nothing of it
 	ItemSizeMax      uint32        // bytes, memcached's -I
@@ -41,9 +44,10 @@ type Node struct {
 	log       zerolog.Logger
 	ops       sync.Pool
 
-	unique atomic.Uint64
-	ready  atomic.Bool
-	alone  bool // a replica for itself: no transport, no control plane
+	unique    atomic.Uint64
+	uniqueEnd atomic.Uint64 // numbers from here on have not been reserved
+	ready     atomic.Bool
+	alone     bool // a replica for itself: no transport, no control plane
 
 	membership membership
 	catchUp    catchUp
@@ -131,6 +135,15 @@ func assemble(cfg Config) (*Node, error) {
 	// Unique numbers of an earlier life lie below the clock, as long as that has not been set back and fewer than a million a second
 	// were taken.
 	n.unique.Store(cmp.Or(cfg.Unique, uint64(time.Now().UnixMicro())))
+	n.uniqueEnd.Store(forever)
+	if cfg.ReserveUnique != nil {
+		from, to, err := cfg.ReserveUnique(uniqueReserve)
+		if err != nil {
+			return nil, err
+		}
+		n.unique.Store(from)
+		n.uniqueEnd.Store(to)
+	}
 	n.membership.init(n)
 	if err := n.credit.init(n.table.MemoryBytes(), n.table.SegmentBytes(), cfg.ItemSizeMax, cfg.Replicas-1); err != nil && !n.alone {
 		return nil, err
@@ -393,6 +406,27 @@ func (nl *nodeLane) Done(op *Op) {
 }
 
 func (nl *nodeLane) Unique() uint64 { return nl.node.unique.Add(1) }
+
+// Unique numbers are reserved so many at a time, and again when only half are left: a disk that cannot be written to is felt after
+// billions of updates.
+const uniqueReserve = 1 << 32
+
+// reserveUnique is called by the clock. A replica whose numbers come to an end, which it cannot reserve, stops to serve.
+func (n *Node) reserveUnique() {
+	if n.cfg.ReserveUnique == nil || n.uniqueEnd.Load()-n.unique.Load() > uniqueReserve/2 {
+		return
+	}
+	_, to, err := n.cfg.ReserveUnique(uniqueReserve)
+	if err == nil {
+		n.uniqueEnd.Store(to)
+		return
+	}
+	n.log.Error().Err(err).Msg("unique numbers cannot be reserved")
+	if n.uniqueEnd.Load()-n.unique.Load() < 1<<24 {
+		n.membership.say("the data directory cannot be written to: " + err.Error())
+		n.ready.Store(false)
+	}
+}
 
 func (nl *nodeLane) Admit(keyLen, valueLen int) bool {
 	nl.settle()

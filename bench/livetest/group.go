@@ -58,7 +58,7 @@ func tryGroup(t testing.TB, cfg GroupConfig) (g *Group, taken bool) {
 	for i := range n {
 		args := []string{"--port", strconv.Itoa(first + i)}
 		if n > 1 {
-			args = append(args, "--id", strconv.Itoa(i+1), "--group", groupText(addresses))
+			args = append(args, "--id", strconv.Itoa(i+1), "--group", groupText(addresses), "--data-dir", t.TempDir())
 		}
 		if cfg.Proxied {
 			args = append(args, "--replication-address", Loopback(first+n+i))
@@ -109,6 +109,12 @@ func (g *Group) Stop(t testing.TB) {
 func (g *Group) Restart(t testing.TB, number int) {
 	t.Helper()
 	g.Processes[number-1] = Start(t, g.binary, g.args[number-1]...)
+}
+
+// AwaitServing waits until the replica of a number serves for the first time since it was started.
+func (g *Group) AwaitServing(t testing.TB, number int) {
+	t.Helper()
+	g.Processes[number-1].AwaitStderr(t, serving)
 }
 
 // Cut resets one of the connections between replicas, so that bytes under way are lost in both directions. draw chooses: it returns a number
