@@ -43,6 +43,12 @@ type membership struct {
 
 const forever = math.MaxInt64
 
+var (
+	_ views.Host  = (*Node)(nil)
+	_ Handler     = (*Node)(nil)
+	_ Interrupter = (*Node)(nil)
+)
+
 func (ms *membership) init(n *Node) {
 	ms.node = n
 	ms.waiters = make(chan struct{})
