@@ -2,7 +2,6 @@ package views
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -78,7 +77,6 @@ func (p *port) run() {
 // fakeHost is a replica that has nothing to do: it settles at once, and has caught up when the test says so.
 type fakeHost struct {
 	c *cluster
-	n *server
 
 	mu       sync.Mutex
 	self     Member
@@ -134,6 +132,20 @@ func (h *fakeHost) serves() bool {
 	r, ok := h.view.Find(h.self.Number)
 	return ok && r.Serving && Now() < h.until
 }
+
+func (h *fakeHost) setUnreachable(set uint64) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.status.Unreachable = set
+}
+
+func (h *fakeHost) lives() int {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.restarts
+}
+
+func (h *fakeHost) member() Member { m, _ := h.get(); return m }
 
 func (h *fakeHost) get() (Member, View) {
 	h.mu.Lock()
@@ -200,6 +212,17 @@ func (c *cluster) changed() {
 
 func (c *cluster) start(numbers ...uint8) {
 	c.t.Helper()
+	c.startThem(false, numbers...)
+}
+
+// startSlow starts replicas that do not catch up.
+func (c *cluster) startSlow(numbers ...uint8) {
+	c.t.Helper()
+	c.startThem(true, numbers...)
+}
+
+func (c *cluster) startThem(slow bool, numbers ...uint8) {
+	c.t.Helper()
 	for _, n := range numbers {
 		s := c.servers[n]
 		store, err := OpenStore(s.dir, n, s.witness)
@@ -210,7 +233,7 @@ func (c *cluster) start(numbers ...uint8) {
 		cfg := Config{Number: n, Address: c.address(n), Witness: s.witness, Seeds: c.seeds, Store: store, Listener: s.side, Timing: c.timing,
 			Logger: c.log.With().Uint8("server", n).Logger()}
 		if !s.witness {
-			s.host = &fakeHost{c: c, n: s}
+			s.host = &fakeHost{c: c, slow: slow}
 			cfg.Host = s.host
 		}
 		s.port.mu.Lock()
@@ -366,5 +389,3 @@ func testContext(t *testing.T) context.Context {
 	t.Cleanup(cancel)
 	return ctx
 }
-
-var errNone = errors.New("no error")
