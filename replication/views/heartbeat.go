@@ -1,0 +1,26 @@
+package views
+
+// Heartbeat is what a replica says to the leader of the control plane every Timing.Heartbeat. Its clock is its own: the leader
+// only gives Sent back.
+type Heartbeat struct {
+	From    Member
+	Server  string // raft's name of the process
+	Sent    int64  // by the sender's clock, ns
+	Leaving bool   // the replica has given up its lease for good
+	Status
+	// Reachable is of a replica that is in no view: the members of the view of epoch Seen that have just answered it, as bits.
+	Reachable uint64
+	Seen      uint64
+}
+
+// Answer is the leader's answer to a heartbeat, or (To.Number 0) the news of a view, which concern everybody.
+type Answer struct {
+	To   Member
+	Sent int64 // of the heartbeat
+	// Lease is the epoch of the view in which the sender may serve, for Timing.Lease from when it sent the heartbeat. 0: it may
+	// not, for what this answer says.
+	Lease uint64
+	View  View
+	Used  uint64 // the greatest incarnation of To's number that has been in a view: tells one that has left from one that is to come
+	Why   string // the sender is not in the view, in words
+}

@@ -1,0 +1,286 @@
+package views
+
+// Leader is what the leader of the control plane does. It is told of everything with the time of one clock, which never goes back
+// (nanoseconds of any beginning), and after each call whoever drives it carries out what Take returns. It is safe as long as what it is told is true:
+// that it was the leader when a round that it began has succeeded, and that Elected came after every command of leaders before it
+// had been applied.
+//
+// Four rules make leases safe; each has a test that fails without it.
+//   - A heartbeat is answered with a lease only after a quorum round that began after it arrived: a majority has not elected another leader
+//     before the heartbeat was sent. A later leader begins after that, and its wait (below) covers the lease.
+//   - Only a member of the committed view gets a lease, and none for whom there is a reason to be removed.
+//   - A member is removed when Timing.LeaseBound has passed since the last heartbeat for which it was given a lease, and since the leader's own election.
+//   - While a command is under way nothing else is decided, and nobody whom it removes gets a lease.
+type Leader struct {
+	timing  Timing
+	group   Group
+	elected bool
+	since   int64 // elected, or it has been found that this process had not been running: nobody is taken for silent from before
+	waited  int64 // elected: leases of leaders before this one run from no later than this
+	last    int64 // of the last call
+	peers   map[Member]*peer
+
+	round    uint64    // number of the last one that began
+	rounds   int64     // when that was
+	wanted   bool      // something waits for a new round
+	news     bool      // the view has changed since the last one began, which carried it to everybody
+	pending  []pending // heartbeats that wait for a round, in the order of arrival
+	proposed *proposal // under way
+	requests []Request // of operators, in the order of arrival
+	asked    int64     // when the first replica has asked to join a view without members; 0: none has
+
+	out Output
+}
+
+// peer is what the leader knows of an incarnation.
+type peer struct {
+	beat    Heartbeat // the newest by when it was sent
+	heard   int64     // when the last one arrived
+	granted int64     // when the last one arrived that has been answered with a lease
+	leased  bool      // there has been one
+}
+
+type pending struct {
+	from    Member
+	sent    int64
+	arrived int64
+	round   uint64 // the first that began later
+}
+
+type proposal struct {
+	command Command
+	request uint64 // 0: the leader's own
+}
+
+func (p *proposal) removes(m Member) bool { return p.command.View != nil && !p.command.View.Has(m) }
+
+// Output is what the driver has to do, in this order.
+type Output struct {
+	Answers []Answer // send each to Answer.To
+	Results []Result // tell the operator
+	Propose *Command // to raft; its fate is told by Committed, Refused or Deposed
+	Round   uint64   // not 0: ask a majority, itself included, whether this is still the leader, and tell RoundDone
+}
+
+// Request is an operator's; ID is the driver's, not 0, and comes back in the Result.
+type Request struct {
+	ID      uint64
+	Add     *Slot  // Number, Address, Witness
+	Remove  uint8  // number
+	Force   bool   // with Remove: also the last that serves
+	Replace uint8  // number
+	Address string // with Replace
+	Admit   *Slot  // Number, Address, Witness, Server: a process that is to fill its slot
+}
+
+// Result says what became of a Request: it has been committed, or why not. What has been committed may take its time: a replica to
+// be removed leaves the view first.
+type Result struct {
+	ID  uint64
+	Err string
+}
+
+// NewLeader returns a Leader that has not been elected.
+func NewLeader(t Timing) *Leader { return &Leader{timing: t, peers: map[Member]*peer{}} }
+
+// Take returns what is to be done and forgets it.
+func (l *Leader) Take() Output {
+	o := l.out
+	l.out = Output{}
+	return o
+}
+
+// Elected begins a reign. All that had been committed before has been applied to group.
+func (l *Leader) Elected(now int64, group Group) {
+	*l = Leader{timing: l.timing, group: group, elected: true, since: now, waited: now, last: now,
+		peers: map[Member]*peer{}, round: l.round, out: l.out}
+	l.step(now)
+}
+
+// Deposed ends it. What was under way may be committed yet.
+func (l *Leader) Deposed() {
+	for _, p := range l.pending {
+		l.answer(p.from, p.sent, 0, "the leader of the control plane has changed")
+	}
+	if l.proposed != nil && l.proposed.request != 0 {
+		l.result(l.proposed.request, "the leader has changed meanwhile: look whether it was done (hermesd group status), else ask again")
+	}
+	for _, r := range l.requests {
+		l.result(r.ID, "the leader has changed meanwhile: ask again")
+	}
+	answers, results := l.out.Answers, l.out.Results
+	*l = Leader{timing: l.timing, peers: map[Member]*peer{}, round: l.round, out: Output{Answers: answers, Results: results}}
+}
+
+// Heartbeat is told of each that arrives. It is answered once, now or later.
+func (l *Leader) Heartbeat(now int64, h Heartbeat) {
+	if !l.elected {
+		l.answer(h.From, h.Sent, 0, "this server is not the leader of the control plane")
+		return
+	}
+	l.awake(now)
+	if why := l.stranger(h); why != "" {
+		l.answer(h.From, h.Sent, 0, why)
+		return
+	}
+	p := l.peers[h.From]
+	if p == nil {
+		p = &peer{beat: h}
+		l.peers[h.From] = p
+	}
+	p.heard = now
+	if h.Sent >= p.beat.Sent {
+		leaving := p.beat.Leaving // there is no way back
+		p.beat = h
+		p.beat.Leaving = leaving || h.Leaving
+	}
+	if !l.group.View.Has(h.From) || p.beat.Leaving {
+		l.step(now)
+		l.answer(h.From, h.Sent, 0, l.whyOut(now, h.From, p))
+		return
+	}
+	l.pending = append(l.pending, pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1})
+	l.wanted = true
+	l.step(now)
+}
+
+// RoundDone: a majority has said, after the round began, that it knows of no newer leader; or (not ok) it has not said so in time.
+func (l *Leader) RoundDone(now int64, round uint64, ok bool) {
+	if !l.elected {
+		return
+	}
+	l.awake(now)
+	waiting := l.pending[:0]
+	for _, p := range l.pending {
+		if p.round > round {
+			waiting = append(waiting, p)
+			continue
+		}
+		l.decide(now, p, ok)
+	}
+	l.pending = waiting
+	l.step(now)
+}
+
+// decide answers a heartbeat whose round is over.
+func (l *Leader) decide(now int64, p pending, ok bool) {
+	m := l.peers[p.from]
+	switch {
+	case !ok:
+		l.answer(p.from, p.sent, 0, "the leader of the control plane has no majority")
+	case m == nil || !l.group.View.Has(p.from):
+		l.answer(p.from, p.sent, 0, "the replica is not in the view any more")
+	case l.leavers(now)&bit(p.from.Number) != 0 || l.proposed != nil && l.proposed.removes(p.from):
+		l.answer(p.from, p.sent, 0, "the replica is being removed from the view")
+	default:
+		m.granted, m.leased = max(m.granted, p.arrived), true
+		l.answer(p.from, p.sent, l.group.View.Epoch, "")
+	}
+}
+
+// Committed is told of each change of the group.
+func (l *Leader) Committed(now int64, group Group) {
+	if !l.elected || group.Version <= l.group.Version {
+		return
+	}
+	l.awake(now)
+	if p := l.proposed; p != nil && group.Version > p.command.After {
+		if p.request != 0 {
+			l.result(p.request, "")
+		}
+		l.proposed = nil
+	}
+	if group.View.Epoch != l.group.View.Epoch {
+		l.wanted, l.news = true, true
+		l.asked = 0
+	}
+	l.group = group
+	l.step(now)
+}
+
+// Refused: the command that was to be proposed will never be committed.
+func (l *Leader) Refused(now int64, why string) {
+	if p := l.proposed; l.elected && p != nil {
+		if p.request != 0 {
+			l.result(p.request, why)
+		}
+		l.proposed = nil
+		l.awake(now) // no step: the next call tries again, not this one, for ever
+	}
+}
+
+// Request takes an operator's wish. Its Result comes later.
+func (l *Leader) Request(now int64, r Request) {
+	if !l.elected {
+		l.result(r.ID, "this server is not the leader of the control plane")
+		return
+	}
+	l.awake(now)
+	l.requests = append(l.requests, r)
+	l.step(now)
+}
+
+// Tick lets time pass; every Heartbeat/5 or so.
+func (l *Leader) Tick(now int64) {
+	if l.elected {
+		l.awake(now)
+		l.step(now)
+	}
+}
+
+// awake notices that this process had been kept from running, for instance with the whole machine: what others have sent meanwhile is yet to be
+// read, and nobody is taken for silent before it could be.
+func (l *Leader) awake(now int64) {
+	if now-l.last > int64(2*l.timing.Heartbeat) {
+		l.since = now
+	}
+	l.last = max(l.last, now)
+}
+
+// step does what is due.
+func (l *Leader) step(now int64) {
+	l.expire(now)
+	if l.proposed == nil && l.group.ID != "" {
+		l.next(now)
+	}
+	if l.wanted && (l.news || l.rounds == 0 || now-l.rounds >= int64(l.timing.margin())) {
+		l.wanted, l.news = false, false
+		l.round++
+		l.rounds = now
+		l.out.Round = l.round
+	}
+}
+
+// expire answers heartbeats that have waited for longer than their lease is long, and forgets who has not been heard for long.
+func (l *Leader) expire(now int64) {
+	for len(l.pending) > 0 && now-l.pending[0].arrived > int64(l.timing.Lease) {
+		l.answer(l.pending[0].from, l.pending[0].sent, 0, "the leader of the control plane had no majority in time")
+		l.pending = l.pending[1:]
+	}
+	for m, p := range l.peers {
+		if !l.group.View.Has(m) && now-p.heard > int64(10*l.timing.SuspectAfter) {
+			delete(l.peers, m)
+		}
+	}
+}
+
+func (l *Leader) answer(to Member, sent int64, lease uint64, why string) {
+	l.out.Answers = append(l.out.Answers, Answer{To: to, Sent: sent, Lease: lease, View: l.group.View, Used: l.group.Used[to.Number&63], Why: why})
+}
+
+func (l *Leader) result(id uint64, why string) {
+	l.out.Results = append(l.out.Results, Result{ID: id, Err: why})
+}
+
+func (l *Leader) propose(c Command, request uint64) {
+	c.After = l.group.Version
+	l.proposed = &proposal{command: c, request: request}
+	l.out.Propose = &c
+}
+
+// Group is the state as of the last change that the leader was told of.
+func (l *Leader) Group() Group { return l.group }
+
+func (l *Leader) fresh(now int64, p *peer) bool {
+	return p != nil && now-p.heard < int64(l.timing.SuspectAfter)
+}

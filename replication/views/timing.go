@@ -1,0 +1,77 @@
+package views
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+// Timing is how fast a group notices that a replica is gone, and how long a replica may serve on what it last heard. All
+// servers of a group must have the same. The arithmetic, for a replica that is killed:
+//
+//	not the leader of the control plane:  SuspectAfter after its last heartbeat, and a commit (two fsyncs at one time)
+//	the leader:                           1 to 3 Election until another one stands, two commits, then SuspectAfter
+//
+// With the default that is at most 0.30 s and 3*0.05 + 0.30 = 0.45 s, and some milliseconds of disk; with Tuned 0.115 s and
+// 3*0.02 + 0.115 = 0.175 s.
+//
+// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: a lease is at worst
+// Heartbeat*3/2 old when it should be renewed, and 75 + 3*50 < 260 ms (30 + 3*20 < 100 ms).
+type Timing struct {
+	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
+	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
+	SuspectAfter time.Duration // a replica that has been silent for so long is removed from the view
+	Election     time.Duration // raft: silence of the leader after which a server stands for election, as soon as its timer (1 to 2 times that) looks
+	Unreachable  time.Duration // the same between two replicas that both reach the leader: one is removed; not less than SuspectAfter
+	Drift        float64       // bound of the difference in rate of any two clocks of the group: 0.01 is a hundredth
+}
+
+// DefaultTiming makes writes stall for less than 500 ms when a replica is killed.
+var DefaultTiming = Timing{Heartbeat: 50 * time.Millisecond, Lease: 260 * time.Millisecond, SuspectAfter: 300 * time.Millisecond,
+	Election: 50 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
+
+// TunedTiming makes writes stall for less than 200 ms, on machines whose processes are not kept from running for as long.
+var TunedTiming = Timing{Heartbeat: 20 * time.Millisecond, Lease: 100 * time.Millisecond, SuspectAfter: 115 * time.Millisecond,
+	Election: 20 * time.Millisecond, Unreachable: 500 * time.Millisecond, Drift: 0.01}
+
+// LeaseBound is the time in which a lease has surely run out by the clock of somebody else.
+func (t Timing) LeaseBound() time.Duration {
+	return t.Lease + time.Duration(float64(t.Lease)*t.Drift) + 1
+}
+
+// margin is what must lie between the end of the last lease and the suspicion: a heartbeat is answered up to half an interval after
+// it arrived.
+func (t Timing) margin() time.Duration { return t.Heartbeat / 2 }
+
+// formation is for how long the leader waits for all replicas to ask to join, before it makes a generation of those who have.
+func (t Timing) formation() time.Duration { return max(time.Second, 4*t.SuspectAfter) }
+
+// Validate says which relation between the times does not hold, in words for who has set them.
+func (t Timing) Validate() error {
+	switch {
+	case t.Heartbeat < 5*time.Millisecond:
+		return fmt.Errorf("the heartbeat interval (%v) is below 5ms", t.Heartbeat)
+	case t.Drift < 0 || t.Drift > 0.5:
+		return fmt.Errorf("the clock drift (%v) is not between 0 and 0.5", t.Drift)
+	case t.Heartbeat > t.Lease/3:
+		return fmt.Errorf("the heartbeat interval (%v) is more than a third of the lease (%v): two lost heartbeats would cost the lease; at most %v",
+			t.Heartbeat, t.Lease, t.Lease/3)
+	case t.SuspectAfter < t.LeaseBound()+t.margin():
+		return fmt.Errorf("a replica would be suspected (after %v) before its lease (%v) has surely run out: suspect-after must be at least %v, "+
+			"that is the lease, %g%% of clock drift and half a heartbeat interval (%v)",
+			t.SuspectAfter, t.Lease, roundUp(t.LeaseBound()+t.margin()), t.Drift*100, t.margin())
+	case t.Unreachable < t.SuspectAfter:
+		return fmt.Errorf("unreachable-after (%v) is less than suspect-after (%v): a dead replica would be taken for one that is cut off; at least %v",
+			t.Unreachable, t.SuspectAfter, t.SuspectAfter)
+	case t.Election < 10*time.Millisecond:
+		return fmt.Errorf("the election timeout (%v) is below 10ms", t.Election)
+	case t.Election > t.SuspectAfter:
+		return errors.New("the election timeout (" + t.Election.String() + ") is more than suspect-after (" + t.SuspectAfter.String() +
+			"): a lost leader would be noticed later than any other replica")
+	}
+	return nil
+}
+
+func roundUp(d time.Duration) time.Duration {
+	return (d + time.Millisecond - 1).Truncate(time.Millisecond)
+}
