@@ -1,6 +1,9 @@
 package replication
 
-import "hermesd/table"
+import (
+	"hermesd/replication/views"
+	"hermesd/table"
+)
 
 // Kind says what a Message is. The names are the paper's (section 3) where it has one.
 type Kind uint8
@@ -68,13 +71,10 @@ const (
 
 // Member is one life of a replica: its number in the group (1..MaxMember) and the incarnation, which no two
 // lives of the same number share.
-type Member struct {
-	Number      uint8
-	Incarnation uint64
-}
+type Member = views.Member
 
 // MaxMember is the greatest member number; sets of members are 64-bit masks.
-const MaxMember = 63
+const MaxMember = views.MaxMember
 
 // Message is what members say to each other about one lane. Key and Value belong to the giver: they
 // are good only during the call that hands the message over.

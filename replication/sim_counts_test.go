@@ -13,6 +13,11 @@ type simCounts struct {
 	evictions [2]int // refused, carried out
 	late      [2]int // updates whose client was answered before: outranked, carried out
 
+	partitions [5]int
+	unsure     [2]int // updates of which nobody was told what became of them: without effect, with
+
+	crashes, leaves, restarts, elections, views, generations, entered, stalled, abandoned, turnedAway int
+
 	expired, refused, lost, early, breaks, pauses, resent, yields, waited, collected int
 }
 
@@ -41,6 +46,21 @@ func (c *simCounts) each(f func(name string, n int)) {
 	f("replicas paused", c.pauses)
 	f("INVs of the tired", c.yields)
 	f("operations that waited", c.waited)
+	f("replicas crashed", c.crashes)
+	f("replicas that have left", c.leaves)
+	f("replicas begun anew after their removal", c.restarts)
+	for i, n := range c.partitions {
+		f([...]string{"replicas cut off", "replicas that nobody hears", "replicas that hear nobody", "pairs cut off", "pairs cut off one way"}[i], n)
+	}
+	f("leaders elected", c.elections)
+	f("views committed", c.views)
+	f("generations begun", c.generations)
+	f("views entered", c.entered)
+	f("messages that waited for a view", c.stalled)
+	f("operations that died with their replica", c.abandoned)
+	f("operations turned away", c.turnedAway)
+	f("unsure updates without effect", c.unsure[0])
+	f("unsure updates with effect", c.unsure[1])
 }
 
 var simStatusNames = [...]string{Hit: "hit", Miss: "miss", Stored: "stored", NotStored: "not stored", Exists: "exists", NotFound: "not found", Deleted: "deleted",
