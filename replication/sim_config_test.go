@@ -44,6 +44,7 @@ type simConfig struct {
 	views                       views.Timing
 	drift                       int    // difference in rate of two clocks, at most, in thousandths
 	crashes, partitions, leaves uint64 // mean steps between two
+	gentle                      bool   // never is the last one that serves taken away
 	longPauses                  bool   // some are longer than a lease
 	chunk                       uint32 // bytes that are asked for at a time while catching up
 	entering                    bool   // it takes a while to enter a view

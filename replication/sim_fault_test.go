@@ -148,12 +148,25 @@ func (s *sim) beCalm() {
 // crashOne ends a process, with all that it has in memory, and starts it again some time later.
 func (s *sim) crashOne() {
 	r := s.replicas[s.random.IntN(len(s.replicas))]
-	if r.dead || s.unknowns > simUnknowns {
+	if r.dead || s.unknowns > simUnknowns || s.needs(r) {
 		return
 	}
 	s.counts.crashes++
 	s.end(r, "crashes")
 	s.crashed(r)
+}
+
+// needs reports whether nobody would be left who holds what the group has stored.
+func (s *sim) needs(r *simReplica) bool {
+	if !s.cfg.gentle {
+		return false
+	}
+	for _, m := range s.newest.Members {
+		if other := s.replicas[m.Number-1]; m.Serving && other != r && other.self == m.Member && other.alive() && !other.leaving {
+			return false
+		}
+	}
+	return true
 }
 
 // crashed has the process of a replica whose life is over start again, at once or after the group has noticed.
@@ -172,7 +185,7 @@ func (s *sim) leaveOne() {
 	who := s.random.IntN(len(s.replicas))
 	s.after(0, who, func() {
 		r := s.replicas[who]
-		if r.dead || r.leaving || r.holder.Left() {
+		if r.dead || r.leaving || r.holder.Left() || s.needs(r) {
 			return
 		}
 		s.counts.leaves++

@@ -250,7 +250,7 @@ func (s *sim) receive(r *simReplica, p simPacket) {
 	}
 	m.From = p.from.self
 	s.counts.received[m.Kind]++
-	s.counts.yields += int(m.Bits & BitTired / BitTired)
+	s.counts.message(r, &m)
 	s.mix(3, uint64(r.index), uint64(p.from.index))
 	s.mixBytes(p.bytes)
 	if s.trace != nil {

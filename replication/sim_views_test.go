@@ -26,7 +26,8 @@ func (c *simConfig) drawViews(random *rand.Rand) {
 	c.witness = c.replicas == 2 && random.IntN(3) > 0 || random.IntN(12) == 0
 	c.delay = pick(random, uint64(2), 5, 10)
 	c.tick = pick(random, c.delay/2+1, c.delay*2)
-	c.keys = c.lanes + random.IntN(5)
+	c.keys = c.lanes + random.IntN(8)
+	c.gentle = random.IntN(4) > 0
 	c.clients = 1 + random.IntN(min(3, simClientsMax/c.replicas))
 	c.ops = (80 + random.IntN(160)) / (c.replicas * c.clients)
 	c.think = pick(random, c.delay, c.delay*3, c.delay*10)
@@ -285,6 +286,10 @@ func (r *simReplica) enter(v views.View) {
 	s.mix(22, uint64(r.index), v.Epoch)
 	s.say("%s: enters %v", r.name(), v)
 	s.counts.entered++
+	if was, in := r.view.Find(r.self.Number); in && !was.Serving {
+		is, _ := v.Find(r.self.Number)
+		s.counts.rejoined += b2i(is.Serving)
+	}
 	r.view = v
 	view := View{Epoch: v.Epoch, Self: r.self}
 	now := s.local(r.index)
@@ -412,4 +417,23 @@ func (s *sim) whole() bool {
 		}
 	}
 	return s.connected()
+}
+
+// onlyViews makes every configuration one whose views change, of replicas that crash: it is for what only such groups can show.
+func (c *simConfig) onlyViews() {
+	if c.dynamic && c.replicas > 1 {
+		return
+	}
+	*c = drawDynamic(c.seed)
+}
+
+// drawDynamic draws from a seed like drawSimConfig, until what comes is a group whose views change.
+func drawDynamic(seed uint64) simConfig {
+	random := rand.New(rand.NewPCG(seed, 2))
+	for {
+		c := drawSimConfig(seed, random)
+		if c.dynamic && c.replicas > 1 {
+			return c
+		}
+	}
 }
