@@ -25,7 +25,7 @@ type Leader struct {
 	round    uint64    // number of the last one that began
 	rounds   int64     // when that was
 	wanted   bool      // something waits for a new round
-	since1st int64     // with wanted: when the first that waits for it arrived
+	wantedAt int64     // with wanted: when the first that waits for it arrived
 	news     bool      // the view has changed since the last one began, which carried it to everybody
 	pending  []pending // heartbeats that wait for a round, in the order of arrival
 	proposed *proposal // under way
@@ -144,7 +144,7 @@ func (l *Leader) Heartbeat(now int64, h Heartbeat) {
 	}
 	l.pending = append(l.pending, pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1})
 	if !l.wanted {
-		l.wanted, l.since1st = true, now
+		l.wanted, l.wantedAt = true, now
 	}
 	l.step(now)
 }
@@ -262,7 +262,7 @@ func (l *Leader) roundDue() int64 {
 	if l.news || l.rounds == 0 {
 		return l.last
 	}
-	return max(l.since1st+int64(l.timing.gather()), l.rounds+int64(l.timing.roundGap()))
+	return max(l.wantedAt+int64(l.timing.gather()), l.rounds+int64(l.timing.roundGap()))
 }
 
 // Wake is when Tick is to be called at the latest: often as long as somebody is missed.
