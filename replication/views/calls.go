@@ -81,6 +81,9 @@ func (s *service) Heartbeat(b Heartbeat, a *Answer) error {
 	d.mail.post(func() { d.heartbeat(b, func(a Answer) { answer <- a }) })
 	select {
 	case *a = <-answer:
+		if a.View.Epoch == b.Epoch {
+			a.View = View{} // it is known there
+		}
 		return nil
 	case <-d.quit:
 		return errClosing

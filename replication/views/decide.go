@@ -97,7 +97,7 @@ func (l *Leader) lost(r Replica, why reason) bool {
 }
 
 // victims is the set of those members who are to go since two members that both reach the leader cannot reach each other. It depends on what
-// the members report alone, not on who is the leader or when it looks: a catching-up member goes before one that serves, then
+// the members report alone, not on who is the leader: a catching-up member goes before one that serves, then
 // the one that more members report, then the one with the higher number.
 func (l *Leader) victims(now int64) (gone uint64) {
 	view := &l.group.View

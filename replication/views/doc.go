@@ -1,2 +1,29 @@
-// Package views is the control plane of a group of replicas: who is in the view, and until when each of them may serve.
+// Package views is the control plane of a group of replicas: who is in the view, and until when each of them may serve. Nothing of a
+// client's request passes through it.
+//
+// The pure parts read no clock, start no goroutine and draw no random number; the driver and the simulation give them the same inputs:
+//
+//	Group    what the servers agree on: slots (who may be in the group) and the view (who is). Raft's replicated state machine.
+//	Leader   what the leader of the control plane decides: leases, removals, joiners, generations.
+//	Holder   the replica's side: heartbeats, its lease, what a view means for this incarnation.
+//	Timing   the times, and the relations between them that must hold.
+//
+// The Driver runs them on hashicorp/raft. It looks after a Host, which is replication.Node, or nothing on a witness. What a process must remember lies in its Store,
+// the data directory. An operator talks to any server with a Client.
+//
+// # Leases
+//
+// A replica sends a heartbeat every Timing.Heartbeat. The leader answers when a majority has said, after the heartbeat came, that it knows
+// of no newer leader; the answer lets the replica serve until Timing.Lease after it SENT the heartbeat, by its own clock. A view without a member is committed only
+// when Timing.LeaseBound has passed, by the leader's clock, since the last heartbeat of it that was answered so, and since the leader was elected. Why that is enough:
+//
+//   - The leader that grants sees the heartbeat arrive after it was sent, so its count begins later than the holder's and is longer by the drift.
+//   - A later leader L2 counts from its election. Had L2 been elected before a heartbeat was sent, then of the majority that confirmed the older leader
+//     afterwards at least one had voted for L2 and would have named its term. So the heartbeat was sent before, and L2's count covers its lease.
+//
+// # Raft's servers and the group's slots
+//
+// A process names itself to raft with a random name that it keeps in its data directory. One that has lost the directory has another
+// name, and raft's connections name the server that they want, so that it never votes for what it has forgotten. It asks the leader for the place of its
+// number; the leader notes the new name in the slot, and then makes raft's configuration that of the slots, one server at a time.
 package views

@@ -20,7 +20,7 @@ type Answer struct {
 	// Lease is the epoch of the view in which the sender may serve, for Timing.Lease from when it sent the heartbeat. 0: it may
 	// not, for what this answer says.
 	Lease uint64
-	View  View
+	View  View   // of epoch 0 if it is the one that the sender has entered
 	Used  uint64 // the greatest incarnation of To's number that has been in a view: tells one that has left from one that is to come
 	Why   string // the sender is not in the view, in words
 }

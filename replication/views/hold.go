@@ -58,7 +58,7 @@ func (d *Driver) answered(a Answer) {
 		return
 	}
 	d.setWhy(a.Why)
-	d.effect(d.holder.Answer(a))
+	d.effect(d.holder.Answer(Now(), a))
 }
 
 // adopt takes a view from raft's log or from the leader's round.

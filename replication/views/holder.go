@@ -8,6 +8,7 @@ type Holder struct {
 	self    Member
 	view    View
 	due     int64 // of the next heartbeat
+	sent    int64 // the last one
 	until   int64 // of the lease
 	leaving bool
 }
@@ -35,7 +36,8 @@ func (h *Holder) InView() bool { return h.view.Has(h.self) }
 // Until is the end of the lease by this replica's clock.
 func (h *Holder) Until() int64 { return h.until }
 
-// Due is when the next heartbeat is to be sent. It waits for no answer: one that is lost does not cost the lease.
+// Due is when the next heartbeat is to be sent: an interval after the last was answered, or was sent if it is not. One that is lost does not
+// cost the lease, and replicas that are answered at one time send the next at one time, which spares the leader work.
 func (h *Holder) Due() int64 { return h.due }
 
 // Hurry makes it due now: there is news for the leader, or the leader is a new one.
@@ -43,15 +45,18 @@ func (h *Holder) Hurry(now int64) { h.due = min(h.due, now) }
 
 // Beat is the heartbeat to be sent now. reachable are the members of the present view that have just answered, for an incarnation that is not in it.
 func (h *Holder) Beat(now int64, s Status, reachable uint64) Heartbeat {
-	h.due = now + int64(h.timing.Heartbeat)
+	h.due, h.sent = now+int64(h.timing.Heartbeat), now
 	return Heartbeat{From: h.self, Server: h.server, Sent: now, Leaving: h.leaving, Status: s, Reachable: reachable, Seen: h.view.Epoch}
 }
 
 // Answer takes the leader's answer to a heartbeat. The lease counts from when that was sent: later, and the leader might believe
 // it over while it lasts.
-func (h *Holder) Answer(a Answer) Effect {
+func (h *Holder) Answer(now int64, a Answer) Effect {
 	if a.To.Number != h.self.Number {
 		return Effect{}
+	}
+	if a.Sent == h.sent && h.due > now {
+		h.due = now + int64(h.timing.Heartbeat)
 	}
 	e := h.Adopt(a.View, a.Used)
 	if a.To == h.self && a.Lease != 0 && e.Restart == 0 && !h.leaving {

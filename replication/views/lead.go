@@ -134,9 +134,9 @@ func (d *Driver) beginRound(number uint64) {
 			r.votes++
 			continue
 		}
-		q := Question{Server: server, Term: d.term, View: group.View}
-		if n, _, err := parseServer(server); err == nil {
-			q.Used = group.Used[n]
+		q := Question{Server: server, Term: d.term}
+		if n, _, err := parseServer(server); err == nil && d.leader.Entered(n) != group.View.Epoch {
+			q.View, q.Used = group.View, group.Used[n]
 		}
 		reply := new(Confirmation)
 		d.link(string(s.Address)).call(methodConfirm, q, reply, func(err error) {

@@ -1,5 +1,7 @@
 package views
 
+import "time"
+
 // Leader is what the leader of the control plane does. It is told of everything with the time of one clock, which never goes back
 // (nanoseconds of any beginning), and after each call whoever drives it carries out what Take returns. It is safe as long as what it is told is true:
 // that it was the leader when a round that it began has succeeded, and that Elected came after every command of leaders before it
@@ -23,6 +25,7 @@ type Leader struct {
 	round    uint64    // number of the last one that began
 	rounds   int64     // when that was
 	wanted   bool      // something waits for a new round
+	wantedAt int64     // with wanted: when the first that waits for it arrived
 	news     bool      // the view has changed since the last one began, which carried it to everybody
 	pending  []pending // heartbeats that wait for a round, in the order of arrival
 	proposed *proposal // under way
@@ -140,7 +143,9 @@ func (l *Leader) Heartbeat(now int64, h Heartbeat) {
 		return
 	}
 	l.pending = append(l.pending, pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1})
-	l.wanted = true
+	if !l.wanted {
+		l.wanted, l.wantedAt = true, now
+	}
 	l.step(now)
 }
 
@@ -220,7 +225,7 @@ func (l *Leader) Request(now int64, r Request) {
 	l.step(now)
 }
 
-// Tick lets time pass; every Heartbeat/5 or so.
+// Tick lets time pass; see Wake.
 func (l *Leader) Tick(now int64) {
 	if l.elected {
 		l.awake(now)
@@ -231,7 +236,7 @@ func (l *Leader) Tick(now int64) {
 // awake notices that this process had been kept from running, for instance with the whole machine: what others have sent meanwhile is yet to be
 // read, and nobody is taken for silent before it could be.
 func (l *Leader) awake(now int64) {
-	if now-l.last > int64(2*l.timing.Heartbeat) {
+	if now-l.last > int64(3*l.timing.Heartbeat) {
 		l.since = now
 	}
 	l.last = max(l.last, now)
@@ -243,12 +248,40 @@ func (l *Leader) step(now int64) {
 	if l.proposed == nil && l.group.ID != "" {
 		l.next(now)
 	}
-	if l.wanted && (l.news || l.rounds == 0 || now-l.rounds >= int64(l.timing.margin())) {
+	if l.wanted && now >= l.roundDue() {
 		l.wanted, l.news = false, false
 		l.round++
 		l.rounds = now
 		l.out.Round = l.round
 	}
+}
+
+// roundDue is when the next round begins, if something waits for it. Rounds are most of what leases cost. Who is answered by one round sends the next
+// heartbeat at about one time, so that soon one round does for all: each waits a little for the others, and rounds keep a distance.
+func (l *Leader) roundDue() int64 {
+	if l.news || l.rounds == 0 {
+		return l.last
+	}
+	return max(l.wantedAt+int64(l.timing.gather()), l.rounds+int64(l.timing.roundGap()))
+}
+
+// Wake is when Tick is to be called at the latest: often as long as somebody is missed.
+func (l *Leader) Wake() int64 {
+	if !l.elected {
+		return l.last + int64(time.Second)
+	}
+	often := l.proposed != nil || len(l.requests) > 0 || len(l.group.View.Members) == 0
+	for _, r := range l.group.View.Members {
+		often = often || !r.Serving || l.silentSince(l.last, r.Member) > int64(2*l.timing.Heartbeat)
+	}
+	wake := l.last + int64(l.timing.Heartbeat)
+	if often {
+		wake = l.last + int64(l.timing.Heartbeat/10)
+	}
+	if l.wanted {
+		wake = min(wake, l.roundDue())
+	}
+	return wake
 }
 
 // expire answers heartbeats that have waited for longer than their lease is long, and forgets who has not been heard for long.

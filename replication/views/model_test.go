@@ -217,7 +217,16 @@ func (m *machine) beat(life int) {
 			}
 		}
 	})
-	m.w.after(int64(m.w.timing.Heartbeat), func() { m.beat(life) })
+	m.w.after(max(1e6, min(m.holder.Due()-m.clock(), int64(m.w.timing.Heartbeat))), func() { m.beatDue(life) })
+}
+
+// beatDue sends the next heartbeat when it is due, which answers put off.
+func (m *machine) beatDue(life int) {
+	if wait := m.holder.Due() - m.clock(); m.life == life && wait > 0 {
+		m.w.after(wait, func() { m.beatDue(life) })
+		return
+	}
+	m.beat(life)
 }
 
 func (m *machine) arrives(from *machine, b Heartbeat) {
@@ -367,7 +376,7 @@ func (m *machine) answered(a Answer) {
 	if m.w.lie == fromReceipt {
 		a.Sent = m.clock()
 	}
-	m.effect(m.holder.Answer(a))
+	m.effect(m.holder.Answer(m.clock(), a))
 }
 
 func (m *machine) effect(e Effect) {

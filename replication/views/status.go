@@ -90,6 +90,14 @@ func (l *Leader) Status(now int64) GroupStatus {
 	return s
 }
 
+// Entered is the epoch that the replica of that number has said it is in; 0: it has said nothing.
+func (l *Leader) Entered(number uint8) uint64 {
+	if p := l.peers[l.speaker(number)]; p != nil {
+		return p.beat.Epoch
+	}
+	return 0
+}
+
 // speaker is the latest incarnation of a number that has been heard.
 func (l *Leader) speaker(number uint8) (m Member) {
 	for other := range l.peers {

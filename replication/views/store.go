@@ -24,6 +24,7 @@ import (
 type Store struct {
 	dir    string
 	number uint8
+	server string // as in counters; never changes
 	lock   *os.File
 
 	mu       sync.Mutex
@@ -42,6 +43,7 @@ func OpenStore(dir string, number uint8, witness bool) (*Store, error) {
 	s := &Store{dir: dir, number: number}
 	if dir == "" {
 		s.counters.Server = newServer(number, witness)
+		s.server = s.counters.Server
 		return s, nil
 	}
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -60,6 +62,7 @@ func OpenStore(dir string, number uint8, witness bool) (*Store, error) {
 		lock.Close()
 		return nil, fmt.Errorf("data directory %s: %w", dir, err)
 	}
+	s.server = s.counters.Server
 	return s, nil
 }
 
@@ -130,7 +133,7 @@ func replaceFile(path string, contents []byte) error {
 }
 
 // Server is raft's name of the process, which says what it is: its number and whether it is a witness.
-func (s *Store) Server() string { return s.counters.Server }
+func (s *Store) Server() string { return s.server }
 
 // NextIncarnation is a life of the replica that has not been: greater than all before, than above, and than the time in µs, in case the
 // directory was lost.

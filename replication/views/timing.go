@@ -13,10 +13,11 @@ import (
 //	the leader:                           1 to 3 Election until another one stands, two commits, then SuspectAfter
 //
 // Two servers that stand at one time share the votes now and then, and stand again 1 to 2 Election later. So with the default that is at most
-// 0.26 s and 5*0.04 + 0.26 = 0.46 s, and some milliseconds of disk; with Tuned 0.115 s and 3*0.02 + 0.115 = 0.175 s, or 0.215 s with a split vote.
+// 0.265 s and 5*0.045 + 0.265 = 0.49 s (0.40 s without a split vote), and some milliseconds of disk; with Tuned 0.115 s and
+// 5*0.02 + 0.115 = 0.215 s (0.175 s).
 //
-// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: it is at worst Heartbeat*3/2
-// old when it should be renewed, and 75 + 3*40 < 230 ms (30 + 3*20 < 100 ms).
+// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: it is Heartbeat*6/5 old when it
+// is renewed (twice that right after a new leader, or a lost message), and 72 + 3*45 < 230 ms (24 + 3*20 < 100 ms).
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
@@ -27,8 +28,8 @@ type Timing struct {
 }
 
 // DefaultTiming makes writes stall for less than 500 ms when a replica is killed.
-var DefaultTiming = Timing{Heartbeat: 50 * time.Millisecond, Lease: 230 * time.Millisecond, SuspectAfter: 260 * time.Millisecond,
-	Election: 40 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
+var DefaultTiming = Timing{Heartbeat: 60 * time.Millisecond, Lease: 230 * time.Millisecond, SuspectAfter: 265 * time.Millisecond,
+	Election: 45 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
 
 // TunedTiming makes writes stall for less than 200 ms, on machines whose processes are not kept from running for as long.
 var TunedTiming = Timing{Heartbeat: 20 * time.Millisecond, Lease: 100 * time.Millisecond, SuspectAfter: 115 * time.Millisecond,
@@ -39,9 +40,14 @@ func (t Timing) LeaseBound() time.Duration {
 	return t.Lease + time.Duration(float64(t.Lease)*t.Drift) + 1
 }
 
-// margin is what must lie between the end of the last lease and the suspicion: a heartbeat is answered up to half an interval after
-// it arrived.
+// margin is what must lie between the end of the last lease and the suspicion, so that a replica whose heartbeats are slow for a moment is not removed.
 func (t Timing) margin() time.Duration { return t.Heartbeat / 2 }
+
+// gather is for how long the leader waits, after a heartbeat, for those of others before it begins a round.
+func (t Timing) gather() time.Duration { return t.Heartbeat / 10 }
+
+// roundGap is the least time from one round to the next.
+func (t Timing) roundGap() time.Duration { return t.Heartbeat * 9 / 10 }
 
 // formation is for how long the leader waits for all replicas to ask to join, before it makes a generation of those who have.
 func (t Timing) formation() time.Duration { return max(time.Second, 4*t.SuspectAfter) }
