@@ -94,13 +94,16 @@ func (l *Lane) sweepItem(now uint32, rec, w uint64, visit Visit) (least uint32) 
 	key := l.key(rec)
 	hash := Hash(key)
 	it.slot = l.slotOf(hash, rec)
-	slot := it.slot
-	switch visit(key, hash, it) {
-	case Drop:
+	verdict := visit(key, hash, it)
+	switch {
+	case *l.word(rec)&markDead != 0: // visit has removed it, or put another record in its place
 		l.expired++
-		l.drop(slot, rec, false)
 		return noExptime
-	case Pending:
+	case verdict == Drop:
+		l.expired++
+		l.drop(l.slotOf(hash, rec), rec, false) // a Put in visit may have moved entries
+		return noExptime
+	case verdict == Pending:
 		l.expired++
 	}
 	return now + 1
