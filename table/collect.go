@@ -210,7 +210,7 @@ func (l *Lane) chooseVictim() bool {
 			}
 		}
 		id := l.main.head
-		if id == 0 || l.small.head != 0 && l.small.count*100 > (l.small.count+l.main.count)*smallPercent {
+		if id == 0 || l.small.head != 0 && l.smallIsNext() {
 			id = l.small.head
 		}
 		if id == 0 {
@@ -226,6 +226,12 @@ func (l *Lane) chooseVictim() bool {
 		l.fruitless++
 	}
 	return true
+}
+
+// smallIsNext tells whether the oldest segment of the small queue is to be collected before that of the main queue: it has more than its share,
+// or nothing is to be gained in the main queue. (There may be only pieces in that, of items whose headers are in the small one.)
+func (l *Lane) smallIsNext() bool {
+	return l.small.count*100 > (l.small.count+l.main.count)*smallPercent || l.fruitless >= l.main.count
 }
 
 // chooseOpen makes an open segment the victim, where no item that may go has been met in the full ones: they hold nothing but pieces (and what
