@@ -8,8 +8,13 @@ func (l *Lane) check(t testing.TB, now uint32) {
 	t.Helper()
 	items, tombstones := 0, 0
 	pieces := map[uint64]bool{}
+	walked := map[uint32]bool{}
 	walk := func(id uint32, use segmentUse, open bool) {
 		s := &l.segments[id]
+		if walked[id] || s.pinned != (id == l.victim.id) {
+			t.Fatalf("segment %d: is in two places: %v; pinned: %v", id, walked[id], s.pinned)
+		}
+		walked[id] = true
 		if s.use != use || s.open != open {
 			t.Fatalf("segment %d: use %d open %v, want %d %v", id, s.use, s.open, use, open)
 		}
@@ -39,7 +44,8 @@ func (l *Lane) check(t testing.TB, now uint32) {
 			if !l.Find(Hash(key), key, &it) || it.rec != rec {
 				t.Fatalf("segment %d: live record of %q at %d has no entry", id, key, rec)
 			}
-			if it.Exptime > now && (it.Exptime < s.leastExptime && l.sweeping != id || it.Exptime < l.leastExptime) {
+			// What has expired and had to stay is swept again in the next second.
+			if due := max(it.Exptime, now+1); it.Exptime != 0 && (due < s.leastExptime && l.sweeping != id || due < l.leastExptime) {
 				t.Fatalf("%q expires at %d, its segment at %d, the lane at %d", key, it.Exptime, s.leastExptime, l.leastExptime)
 			}
 		}
@@ -72,6 +78,12 @@ func (l *Lane) check(t testing.TB, now uint32) {
 	if v := l.victim.id; v != 0 {
 		walk(v, l.segments[v].use, false)
 	}
+	if l.sweeping != 0 && !walked[l.sweeping] {
+		t.Fatalf("Sweep is in segment %d, which is not in the lane", l.sweeping)
+	}
+	if l.Collecting() != (l.victim.id != 0) {
+		t.Fatalf("collecting: %v, victim %d", l.Collecting(), l.victim.id)
+	}
 	if items != l.entries || tombstones != l.tombstones {
 		t.Fatalf("%d items, %d tombstones, counted %d, %d", items, tombstones, l.entries, l.tombstones)
 	}
@@ -101,6 +113,57 @@ func (l *Lane) check(t testing.TB, now uint32) {
 	if len(pieces) != 0 {
 		t.Fatalf("%d pieces live that belong to nobody", len(pieces))
 	}
+	l.checkIndex(t)
+}
+
+// checkIndex verifies that the index consists of its pages, and each bucket of them is in one place.
+func (l *Lane) checkIndex(t testing.TB) {
+	t.Helper()
+	overflow := map[uint64]bool{}
+	once := func(b uint64) {
+		if overflow[b] || b%bucketBytes != 0 {
+			t.Fatalf("overflow bucket at %d is in two places, or none", b)
+		}
+		overflow[b] = true
+	}
+	n := l.buckets.Load()
+	for i := range n {
+		for b := l.entry(l.bucketOffset(i) + linkOffset); b != noBucket; b = l.entry(b + linkOffset) {
+			once(b)
+		}
+	}
+	for b := l.freeBuckets; b != noBucket; b = l.entry(b + linkOffset) {
+		once(b)
+	}
+	for b := l.freshBuckets; b < l.freshBucketsEnd; b += bucketBytes {
+		once(b)
+	}
+	pages := 0
+	for i, id := range l.pages {
+		if id != 0 {
+			pages++
+			if l.segments[id].use != useIndex {
+				t.Fatalf("page %d of the index, segment %d, has use %d", i, id, l.segments[id].use)
+			}
+		}
+		if used := uint64(i)<<l.pageShift < n; used && id == 0 {
+			t.Fatalf("page %d of the index is missing: %d buckets", i, n)
+		}
+	}
+	perPage := int(l.segmentBytes / bucketBytes)
+	for id := l.overflowPages; id != 0; id = l.segments[id].next {
+		pages++
+		for i := range perPage {
+			b := l.offset(id) + uint64(i)*bucketBytes
+			if !overflow[b] {
+				t.Fatalf("overflow bucket at %d is lost", b)
+			}
+			delete(overflow, b)
+		}
+	}
+	if len(overflow) != 0 || pages != l.indexSegments {
+		t.Fatalf("%d overflow buckets in no page; %d pages, counted %d", len(overflow), pages, l.indexSegments)
+	}
 }
 
 // checkAll checks all lanes, and that no segment is lost or counted twice.
@@ -116,6 +179,13 @@ func (t *Table) checkAll(tb testing.TB, now uint32) {
 			n++
 		}
 		l.Unlock()
+	}
+	free := 0
+	for id := t.list; id != 0; id = t.segments[id].next {
+		free++
+	}
+	if free += len(t.segments) - int(t.fresh); free != int(t.free.Load()) {
+		tb.Fatalf("%d segments are free, counted %d", free, t.free.Load())
 	}
 	if n != len(t.segments)-1 {
 		tb.Fatalf("%d segments in all, there are %d", n, len(t.segments)-1)

@@ -25,7 +25,7 @@ func (l *Lane) Clear() {
 	l.victim = victim{}
 	l.collecting.Store(false)
 	l.logSegments.Store(0)
-	l.fruitless, l.asked = 0, false
+	l.fruitless, l.asked, l.opened = 0, false, 0
 	l.leastExptime = noExptime
 	l.sweeping, l.sweepAt, l.sweepLeast = 0, 0, 0
 	l.clearIndex()

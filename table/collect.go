@@ -123,28 +123,17 @@ func (l *Lane) collectItem(now uint32, rec, w uint64, visit Visit) {
 	entry := l.entry(slot)
 	it.slot = slot
 	l.readHeader(rec, w, it)
-	expired := it.Expired(now)
-	switch {
-	case v.compact && !expired:
+	expired, invalid := it.Expired(now), it.State&Invalid != 0
+	if v.compact && !expired {
 		l.survive(it, entry)
 		return
 	}
-	l.asked = true
+	l.asked = l.asked || it.State&(Tombstone|Invalid) == 0
 	switch {
 	case it.State&Tombstone != 0:
 		l.survive(it, entry)
 		return
-	case it.State&Invalid != 0:
-		if visit(key, hash, it) != Drop {
-			l.readHeader(rec, w, it)
-			l.survive(it, entry)
-			return
-		}
-		v.gain += uint32(l.recordBytes(rec))
-		l.countGivenUp(expired)
-		l.drop(slot, rec, false)
-		return
-	case usesOf(entry) > 0 && !expired:
+	case usesOf(entry) > 0 && !expired && !invalid:
 		v.gain++
 		if v.from == useSmall {
 			entry &^= usesMask
@@ -155,20 +144,29 @@ func (l *Lane) collectItem(now uint32, rec, w uint64, visit Visit) {
 		return
 	}
 	n := uint32(l.recordBytes(rec))
-	switch visit(key, hash, it) {
-	case Drop:
+	verdict := visit(key, hash, it)
+	w = *l.word(rec)
+	if w&markDead != 0 { // visit has removed it, or put another record in its place
 		l.countGivenUp(expired)
-		l.drop(slot, rec, v.from == useSmall && !expired)
 		v.gain += n
-	case Pending:
+		return
+	}
+	slot = l.slotOf(hash, rec) // a Put in visit may have moved entries
+	switch {
+	case verdict == Drop:
 		l.countGivenUp(expired)
-		if at := l.word(rec); *at&markDead == 0 && v.from == useSmall && !expired {
-			*at |= markEvicted
+		l.drop(slot, rec, v.from == useSmall && !expired && !invalid)
+		v.gain += n
+	case verdict == Pending && !invalid:
+		l.countGivenUp(expired)
+		if v.from == useSmall && !expired {
+			*l.word(rec) |= markEvicted
 		}
 		v.gain += n
-	case Keep:
+	default:
+		it.slot = slot
 		l.readHeader(rec, w, it)
-		l.survive(it, entry)
+		l.survive(it, l.entry(slot))
 	}
 }
 
@@ -192,9 +190,12 @@ func (l *Lane) survive(it *Item, entry uint64) {
 // says that there is nothing to choose from, or that all of the lane has been seen without gaining anything.
 func (l *Lane) chooseVictim() bool {
 	if l.fruitless > l.small.count+l.main.count {
-		asked := l.asked
+		more := !l.asked && l.chooseOpen()
 		l.fruitless, l.asked = 0, false
-		return !asked && l.chooseOpen()
+		if !more {
+			l.opened = 0
+		}
+		return more
 	}
 	if id := l.mostDead(deadShare); id != 0 {
 		l.setVictim(id, true)
@@ -209,7 +210,7 @@ func (l *Lane) chooseVictim() bool {
 			}
 		}
 		id := l.main.head
-		if id == 0 || l.small.head != 0 && l.small.count*100 > (l.small.count+l.main.count)*smallPercent {
+		if id == 0 || l.small.head != 0 && l.smallIsNext() {
 			id = l.small.head
 		}
 		if id == 0 {
@@ -227,10 +228,18 @@ func (l *Lane) chooseVictim() bool {
 	return true
 }
 
-// chooseOpen makes an open segment the victim, where no item has been met in the full ones: they hold nothing but pieces, and the headers of
-// these, which are what has to be asked about, are in the open ones.
+// smallIsNext tells whether the oldest segment of the small queue is to be collected before that of the main queue: it has more than its share,
+// or nothing is to be gained in the main queue. (There may be only pieces in that, of items whose headers are in the small one.)
+func (l *Lane) smallIsNext() bool {
+	return l.small.count*100 > (l.small.count+l.main.count)*smallPercent || l.fruitless >= l.main.count
+}
+
+// chooseOpen makes an open segment the victim, where no item that may go has been met in the full ones: they hold nothing but pieces (and what
+// has to stay), and the headers of these, which are what has to be asked about, are in the open ones.
 func (l *Lane) chooseOpen() bool {
-	for _, q := range []*queue{&l.small, &l.main} {
+	for l.opened < 2 {
+		q := [...]*queue{&l.small, &l.main}[l.opened]
+		l.opened++
 		if id := q.open; id != 0 && l.segments[id].live > 0 {
 			l.change()
 			l.seal(q)
@@ -262,7 +271,7 @@ func (l *Lane) finishVictim() {
 		l.push(&l.main, v.id)
 	}
 	if v.gain > 0 {
-		l.fruitless, l.asked = 0, false
+		l.fruitless, l.asked, l.opened = 0, false, 0
 	} else {
 		l.fruitless++
 	}
@@ -270,12 +279,13 @@ func (l *Lane) finishVictim() {
 	l.collecting.Store(false)
 }
 
-// mostDead is the full segment with the least that lives in it, if one part in share of it is dead; else 0.
+// mostDead is the full segment with the least that lives in it, of those of which one part in share is dead; 0: there is none. What has been left
+// empty at a segment's end is not dead: it might be left again where the segment's records go, and so for ever.
 func (l *Lane) mostDead(share uint64) (id uint32) {
-	least := uint32(l.segmentBytes - l.segmentBytes/share)
+	enough, least := uint32(l.segmentBytes/share), ^uint32(0)
 	for _, q := range []*queue{&l.small, &l.main} {
 		for i := q.head; i != 0; i = l.segments[i].next {
-			if s := &l.segments[i]; s.live < least && !s.waiting {
+			if s := &l.segments[i]; s.used-s.live >= enough && s.live < least && !s.waiting {
 				id, least = i, s.live
 			}
 		}

@@ -40,7 +40,8 @@ type Lane struct {
 	victim     victim
 	collecting atomic.Bool // there is a victim
 	fruitless  int         // segments in a row that Collect gained nothing from
-	asked      bool        // an item was met since Collect last gained something, or saw all of the lane
+	asked      bool        // an item that may go was met since Collect last gained something, or saw all of the lane
+	opened     int         // open segments that Collect has tried since then
 	sweeping   uint32      // segment that Sweep is in; 0: none
 	sweepAt    uint32      // bytes of it that Sweep has seen
 	sweepLeast uint32      // least exptime that Sweep has left in it

@@ -61,7 +61,7 @@ func (l *Lane) seal(q *queue) {
 	q.count--
 	l.logSegments.Add(-1)
 	l.segments[id].open = false
-	if l.segments[id].live == 0 {
+	if s := &l.segments[id]; s.live == 0 && !s.pinned {
 		l.release(id)
 		return
 	}

@@ -15,40 +15,32 @@ func (l *Lane) Sweep(now uint32, maxRecords int, visit Visit) (looked int) {
 	return looked
 }
 
-// chooseSweep begins with a segment in which something may have expired, if there is one.
+// chooseSweep begins with a segment in which something may have expired, if there is one: with the one that is due the longest. What had to
+// stay is due again a second after it was looked at, so its segment comes after all that were due before.
 func (l *Lane) chooseSweep(now uint32) bool {
 	if l.leastExptime > now {
 		return false
 	}
-	least := noExptime
-	look := func(id uint32) bool {
-		if id == 0 {
-			return false
+	least, first := noExptime, uint32(0)
+	look := func(id uint32) {
+		if id != 0 && l.segments[id].leastExptime < least {
+			least, first = l.segments[id].leastExptime, id
 		}
-		s := &l.segments[id]
-		least = min(least, s.leastExptime)
-		if s.leastExptime > now {
-			return false
-		}
-		l.sweeping, l.sweepAt, l.sweepLeast = id, 0, noExptime
-		s.leastExptime = noExptime // what changes while Sweep is in it lowers it again
-		return true
 	}
 	for _, q := range []*queue{&l.small, &l.main} {
 		for id := q.head; id != 0; id = l.segments[id].next {
-			if look(id) {
-				return true
-			}
+			look(id)
 		}
-		if look(q.open) {
-			return true
-		}
+		look(q.open)
 	}
-	if look(l.victim.id) {
-		return true
+	look(l.victim.id)
+	if least > now {
+		l.leastExptime = least
+		return false
 	}
-	l.leastExptime = least
-	return false
+	l.sweeping, l.sweepAt, l.sweepLeast = first, 0, noExptime
+	l.segments[first].leastExptime = noExptime // what changes while Sweep is in it lowers it again
+	return true
 }
 
 // sweepSegment looks at up to maxRecords records of the segment that Sweep is in.
@@ -94,13 +86,16 @@ func (l *Lane) sweepItem(now uint32, rec, w uint64, visit Visit) (least uint32) 
 	key := l.key(rec)
 	hash := Hash(key)
 	it.slot = l.slotOf(hash, rec)
-	slot := it.slot
-	switch visit(key, hash, it) {
-	case Drop:
+	verdict := visit(key, hash, it)
+	switch {
+	case *l.word(rec)&markDead != 0: // visit has removed it, or put another record in its place
 		l.expired++
-		l.drop(slot, rec, false)
 		return noExptime
-	case Pending:
+	case verdict == Drop:
+		l.expired++
+		l.drop(l.slotOf(hash, rec), rec, false) // a Put in visit may have moved entries
+		return noExptime
+	case verdict == Pending:
 		l.expired++
 	}
 	return now + 1
