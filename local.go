@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"os/signal"
+	"path/filepath"
 	"runtime"
 	"strconv"
 	"strings"
@@ -42,6 +43,9 @@ replication. A line for each replica says that it serves, and "ready" that all d
 			if _, err := o.validate(); err != nil {
 				return err
 			}
+			if err := o.timing.Validate(); err != nil {
+				return err
+			}
 			return runLocal(cmd.OutOrStdout(), &o, replicas)
 		},
 	}
@@ -49,6 +53,7 @@ replication. A line for each replica says that it serves, and "ready" that all d
 	f.IntVar(&replicas, "replicas", replicas, "number of replicas, 1 to 7")
 	f.IntVarP(&o.port, "port", "p", o.port, "client port of the first replica")
 	o.clientFlags(f)
+	f.StringVar(&o.dataDir, "data-dir", "", "directory for what the replicas must remember, to be there at the next start; empty: one that ends with the group")
 	return cmd
 }
 
@@ -57,6 +62,12 @@ func runLocal(out io.Writer, o *options, replicas int) error {
 	self, err := os.Executable()
 	if err != nil {
 		return fmt.Errorf("cannot find my own program: %w", err)
+	}
+	if o.dataDir == "" && replicas > 1 {
+		if o.dataDir, err = os.MkdirTemp("", "hermesd-local-"); err != nil {
+			return err
+		}
+		defer os.RemoveAll(o.dataDir) // the replicas have ended by then
 	}
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
@@ -99,7 +110,10 @@ func childArgs(o *options, id, replicas int) []string {
 		for i := range replicas {
 			group = append(group, fmt.Sprintf("%d=%s", i+1, loopback(o.port+replicas+i)))
 		}
-		args = append(args, "--id", strconv.Itoa(id), "--group", strings.Join(group, ","))
+		args = append(args, "--id", strconv.Itoa(id), "--group", strings.Join(group, ","), "--data-dir", filepath.Join(o.dataDir, strconv.Itoa(id)),
+			"--heartbeat", o.timing.Heartbeat.String(), "--lease", o.timing.Lease.String(), "--suspect-after", o.timing.SuspectAfter.String(),
+			"--unreachable-after", o.timing.Unreachable.String(), "--election-timeout", o.timing.Election.String(),
+			"--clock-drift", strconv.FormatFloat(o.timing.Drift, 'g', -1, 64))
 	}
 	return args
 }

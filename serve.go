@@ -18,6 +18,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"hermesd/replication"
+	"hermesd/replication/views"
 	"hermesd/server"
 	"hermesd/table"
 )
@@ -38,13 +39,16 @@ type options struct {
 	// replicationAddress is where this replica listens for the others, if not at its own address in group.
 	replicationAddress string
 	opTimeout          time.Duration
+	dataDir            string
+	witness            bool
+	timing             views.Timing
 
 	readyFD int // a descriptor that is told "ready"; -1: none
 }
 
 func defaultOptions() options {
 	return options{listen: []string{"127.0.0.1"}, port: 11211, memoryMB: 64, connLimit: 1024, threads: 4, itemSizeMax: 1 << 20,
-		opTimeout: 3 * time.Second, readyFD: -1}
+		opTimeout: 3 * time.Second, timing: views.DefaultTiming, readyFD: -1}
 }
 
 // clientFlags are the options that `serve` and `local` share.
@@ -56,6 +60,12 @@ func (o *options) clientFlags(f *pflag.FlagSet) {
 	f.BoolVarP(&o.disableEvictions, "disable-evictions", "M", false, "answer an error when memory is full, instead of evicting items")
 	f.CountVarP(&o.verbosity, "verbose", "v", "say more in the log; -vv still more")
 	f.DurationVar(&o.opTimeout, "op-timeout", o.opTimeout, "how long an operation may wait for the other replicas before it is answered SERVER_ERROR")
+	f.DurationVar(&o.timing.Heartbeat, "heartbeat", o.timing.Heartbeat, "how often a replica renews its lease")
+	f.DurationVar(&o.timing.Lease, "lease", o.timing.Lease, "how long a replica may serve after a heartbeat that was answered; the same in the whole group, as all of these")
+	f.DurationVar(&o.timing.SuspectAfter, "suspect-after", o.timing.SuspectAfter, "a replica that has been silent for so long is removed from the group's view")
+	f.DurationVar(&o.timing.Unreachable, "unreachable-after", o.timing.Unreachable, "of two replicas that cannot reach each other for so long, one is removed")
+	f.DurationVar(&o.timing.Election, "election-timeout", o.timing.Election, "silence of the group's leader after which another replica stands for it")
+	f.Float64Var(&o.timing.Drift, "clock-drift", o.timing.Drift, "bound of the difference in rate of any two replicas' clocks: 0.01 is a hundredth")
 	f.SortFlags = false
 }
 
@@ -80,6 +90,8 @@ func serveCommand(name string) *cobra.Command {
 	f.StringVar(&o.group, "group", "", "the replicas and their replication addresses, this one's too: 1=host:port,2=host:port,3=host:port")
 	f.StringVar(&o.replicationAddress, "replication-address", "",
 		"host:port to listen on for the other replicas, where it is not this replica's in --group: behind a proxy or in a container")
+	f.StringVar(&o.dataDir, "data-dir", "", "directory of this replica's own for what it must remember when it is started again; needed with --group")
+	f.BoolVar(&o.witness, "witness", false, "vote in the group and hold no data: the third of a group of two")
 	f.IntVar(&o.readyFD, "ready-fd", o.readyFD, "descriptor to write \"ready\" to when serving")
 	_ = f.MarkHidden("ready-fd")
 	return cmd
@@ -106,6 +118,9 @@ func (o *options) validate() (map[uint8]string, error) {
 		return nil, fmt.Errorf("operation timeout of %v: give 10ms to 1m", o.opTimeout)
 	}
 	if o.group == "" {
+		if o.witness {
+			return nil, errors.New("--witness is for groups: give --id and --group too")
+		}
 		if o.replicationAddress != "" {
 			return nil, errors.New("--replication-address without --group: there are no other replicas to listen for")
 		}
@@ -126,6 +141,12 @@ func (o *options) validate() (map[uint8]string, error) {
 	}
 	if o.replicationAddress != "" && !isHostPort(o.replicationAddress, true) {
 		return nil, fmt.Errorf("--replication-address %q is not host:port", o.replicationAddress)
+	}
+	if o.dataDir == "" {
+		return nil, errors.New("--group without --data-dir: give each replica a directory of its own, for what it must not forget when it is started again")
+	}
+	if err := o.timing.Validate(); err != nil {
+		return nil, err
 	}
 	return group, nil
 }
@@ -176,11 +197,14 @@ func serve(o *options) error {
 	tuneRuntime()
 	warnOfDescriptors(log, o.connLimit)
 
+	r := &replica{log: log}
+	if o.witness {
+		return r.witness(o, group, signals)
+	}
 	clients, err := listenClients(o)
 	if err != nil {
 		return err
 	}
-	r := &replica{log: log}
 	if err := r.start(o, group, clients); err != nil {
 		closeAll(clients)
 		r.stop()
@@ -210,6 +234,8 @@ type replica struct {
 	table  *table.Table
 	node   *replication.Node
 	server *server.Server
+	store  *views.Store
+	driver *views.Driver
 }
 
 func (r *replica) start(o *options, group map[uint8]string, clients []net.Listener) (err error) {
@@ -217,27 +243,75 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 	if r.table, err = table.New(table.Config{MemoryBytes: memory, ItemSizeMax: uint32(o.itemSizeMax)}); err != nil {
 		return err
 	}
-	cfg := replication.Config{Self: uint8(o.id), Group: group, Table: r.table, ItemSizeMax: uint32(o.itemSizeMax),
-		DisableEvictions: o.disableEvictions, OpTimeout: o.opTimeout, Logger: r.log}
-	if len(group) > 1 {
-		addr := group[cfg.Self]
-		if o.replicationAddress != "" {
-			addr = o.replicationAddress
+	cfg := replication.Config{Table: r.table, ItemSizeMax: uint32(o.itemSizeMax), DisableEvictions: o.disableEvictions, OpTimeout: o.opTimeout,
+		Unreachable: o.timing.Unreachable, Logger: r.log}
+	var control net.Listener
+	if group != nil {
+		if r.store, err = views.OpenStore(o.dataDir, uint8(o.id), false); err != nil {
+			return err
 		}
-		if cfg.Listener, err = net.Listen("tcp", addr); err != nil {
-			return fmt.Errorf("replication address of replica %d: %w", o.id, err)
+		var ln net.Listener
+		if ln, err = o.listenReplication(group); err != nil {
+			return err
 		}
+		cfg.Listener, control = replication.Split(ln)
+		cfg.Self, cfg.Replicas, cfg.ReserveUnique = replication.Member{Number: uint8(o.id), Incarnation: 1}, len(group), r.store.ReserveUnique
 	}
 	if r.node, err = replication.New(cfg); err != nil {
 		if cfg.Listener != nil {
-			_ = cfg.Listener.Close()
+			_, _ = cfg.Listener.Close(), control.Close()
 		}
 		return err
 	}
 	r.server, err = server.New(server.Config{Store: r.node, Listeners: clients, Threads: o.threads, ConnLimit: o.connLimit,
 		ItemSizeMax: uint32(o.itemSizeMax), MemoryBytes: memory, NoEvictions: o.disableEvictions,
 		Verbosity: o.verbosity, SetVerbosity: setVerbosity, Logger: r.log})
+	if err != nil || group == nil {
+		return err
+	}
+	r.driver, err = views.Start(views.Config{Number: uint8(o.id), Address: group[uint8(o.id)], Seeds: group, Store: r.store, Listener: control,
+		Host: r.node, Timing: o.timing, Logger: r.log})
+	if err == nil {
+		r.node.Explain(r.driver.Why)
+	}
 	return err
+}
+
+// listenReplication listens for the other replicas.
+func (o *options) listenReplication(group map[uint8]string) (net.Listener, error) {
+	addr := group[uint8(o.id)]
+	if o.replicationAddress != "" {
+		addr = o.replicationAddress
+	}
+	ln, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("replication address of replica %d: %w", o.id, err)
+	}
+	return ln, nil
+}
+
+// witness votes until a signal ends it.
+func (r *replica) witness(o *options, group map[uint8]string, signals <-chan os.Signal) (err error) {
+	if r.store, err = views.OpenStore(o.dataDir, uint8(o.id), true); err != nil {
+		return err
+	}
+	ln, err := o.listenReplication(group)
+	if err != nil {
+		return err
+	}
+	data, control := replication.Split(ln)
+	_ = data.Close() // a witness has no channels
+	r.driver, err = views.Start(views.Config{Number: uint8(o.id), Address: group[uint8(o.id)], Witness: true, Seeds: group, Store: r.store,
+		Listener: control, Timing: o.timing, Logger: r.log})
+	if err != nil {
+		_ = control.Close()
+		return err
+	}
+	r.log.Info().Str("address", ln.Addr().String()).Msg("witness: voting, holding no data")
+	tellReady(o.readyFD)
+	sig := <-signals
+	r.log.Info().Stringer("signal", sig).Msg("stopping")
+	return r.driver.Close()
 }
 
 // announce says when the replica serves.
@@ -246,8 +320,12 @@ func (r *replica) announce(ctx context.Context, readyFD, members int) {
 		return
 	}
 	r.log.Info().Int("replicas", max(1, members)).Msg("serving")
-	if readyFD >= 0 {
-		f := os.NewFile(uintptr(readyFD), "ready")
+	tellReady(readyFD)
+}
+
+func tellReady(fd int) {
+	if fd >= 0 {
+		f := os.NewFile(uintptr(fd), "ready")
 		_, _ = f.WriteString("ready\n")
 		_ = f.Close()
 	}
@@ -255,6 +333,9 @@ func (r *replica) announce(ctx context.Context, readyFD, members int) {
 
 // drainLimit bounds how long a stopping replica waits for what is being answered, before it says Unavailable to the rest.
 const drainLimit = 2 * time.Second
+
+// leaveLimit bounds how long a stopping replica waits for the group to go on without it.
+const leaveLimit = 3 * time.Second
 
 // stop ends the replica from the outside in: clients are answered, then the group is left.
 func (r *replica) stop() {
@@ -266,9 +347,19 @@ func (r *replica) stop() {
 			r.log.Warn().Err(err).Msg("stopping without them")
 		}
 	}
+	if r.driver != nil {
+		ctx, cancel := context.WithTimeout(context.Background(), leaveLimit)
+		if err := r.driver.Leave(ctx); err != nil {
+			r.log.Warn().Err(err).Msg("leaving the group: the others will remove this replica when they miss it")
+		}
+		cancel()
+		if err := r.driver.Close(); err != nil {
+			r.log.Warn().Err(err).Msg("leaving the group")
+		}
+	}
 	if r.node != nil {
 		if err := r.node.Close(); err != nil {
-			r.log.Warn().Err(err).Msg("leaving the group")
+			r.log.Warn().Err(err).Msg("closing channels")
 		}
 	}
 	if r.server != nil {

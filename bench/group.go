@@ -10,6 +10,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -98,9 +99,12 @@ func Group(ctx context.Context, cfg GroupConfig, progress io.Writer) (GroupRepor
 }
 
 // group is the processes of one.
-type group []*process
+type group struct {
+	processes []*process
+	dataDir   string
+}
 
-func (cfg *GroupConfig) start(ctx context.Context, replicas int) (group, error) {
+func (cfg *GroupConfig) start(ctx context.Context, replicas int) (*group, error) {
 	ports, err := freePorts(2 * replicas)
 	if err != nil {
 		return nil, err
@@ -109,19 +113,23 @@ func (cfg *GroupConfig) start(ctx context.Context, replicas int) (group, error) 
 	for i := range replicas {
 		members = append(members, fmt.Sprintf("%d=127.0.0.1:%d", i+1, ports[replicas+i]))
 	}
-	var g group
+	g := new(group)
+	if g.dataDir, err = os.MkdirTemp("", "hermesd-bench-"); err != nil {
+		return nil, err
+	}
 	for i := range replicas {
 		args := []string{"-p", strconv.Itoa(ports[i]), "-l", "127.0.0.1", "-t", strconv.Itoa(cfg.ServerThreads), "-m", strconv.Itoa(cfg.MemoryMB),
 			"-c", strconv.Itoa(cfg.Connections + 100)}
 		if replicas > 1 {
-			args = append(args, "--id", strconv.Itoa(i+1), "--group", strings.Join(members, ","))
+			args = append(args, "--id", strconv.Itoa(i+1), "--group", strings.Join(members, ","),
+				"--data-dir", filepath.Join(g.dataDir, strconv.Itoa(i+1)))
 		}
 		p, err := startProcess(ctx, fmt.Sprintf("127.0.0.1:%d", ports[i]), nil, cfg.Hermesd, args...)
 		if err != nil {
 			g.stop()
 			return nil, err
 		}
-		g = append(g, p)
+		g.processes = append(g.processes, p)
 	}
 	if err := g.awaitServing(ctx); err != nil {
 		g.stop()
@@ -131,20 +139,21 @@ func (cfg *GroupConfig) start(ctx context.Context, replicas int) (group, error) 
 }
 
 // stop ends all replicas at once, as one that waits for the others would take longer.
-func (g group) stop() {
+func (g *group) stop() {
 	done := make(chan struct{})
-	for _, p := range g {
+	for _, p := range g.processes {
 		go func() { p.stop(); done <- struct{}{} }()
 	}
-	for range g {
+	for range g.processes {
 		<-done
 	}
+	_ = os.RemoveAll(g.dataDir)
 }
 
-func (g group) awaitServing(ctx context.Context) error {
+func (g *group) awaitServing(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, startLimit)
 	defer cancel()
-	for _, p := range g {
+	for _, p := range g.processes {
 		for {
 			stats, err := replicationStats(p.addr)
 			if err == nil && stats["state"] == "serving" {
@@ -160,8 +169,8 @@ func (g group) awaitServing(ctx context.Context) error {
 	return nil
 }
 
-func (g group) addrs() (all []string) {
-	for _, p := range g {
+func (g *group) addrs() (all []string) {
+	for _, p := range g.processes {
 		all = append(all, p.addr)
 	}
 	return all
@@ -173,9 +182,9 @@ type account struct {
 	counts map[string]uint64
 }
 
-func (g group) account() (account, error) {
+func (g *group) account() (account, error) {
 	a := account{counts: map[string]uint64{}}
-	for _, p := range g {
+	for _, p := range g.processes {
 		cpu, err := p.cpu()
 		if err != nil {
 			return a, err
@@ -264,7 +273,7 @@ func (row *GroupRow) fill(before, after account) {
 }
 
 // watchMemory samples the replicas' resident memory until the function that it returns is called.
-func (g group) watchMemory(every time.Duration) (stop func() []Span) {
+func (g *group) watchMemory(every time.Duration) (stop func() []Span) {
 	quit, result := make(chan struct{}), make(chan []Span)
 	go func() {
 		var spans []Span
@@ -284,9 +293,9 @@ func (g group) watchMemory(every time.Duration) (stop func() []Span) {
 }
 
 // memory is the resident memory of the replicas.
-func (g group) memory() Span {
+func (g *group) memory() Span {
 	var s Span
-	for i, p := range g {
+	for i, p := range g.processes {
 		rss := residentBytes(p.cmd.Process.Pid)
 		if i == 0 || rss < s.Least {
 			s.Least = rss

@@ -1,6 +1,10 @@
 package replication
 
-import "hermesd/table"
+import (
+	"math/bits"
+
+	"hermesd/table"
+)
 
 // A member that is new in the group, or new again, has an empty memory. It catches up lane by lane (design section 5, "Joining"): it asks a
 // serving member for one chunk of the lane after the other, from a cursor of that member's table, and meanwhile takes part in every update. Entries and
@@ -36,6 +40,21 @@ func (l *Lane) Fetch(from uint8, bytes uint32) bool {
 	l.out = Message{Kind: FETCH, ID: j.token, CAS: j.cursor, Flags: bytes}
 	l.send(from)
 	return true
+}
+
+// streamer is the member to fetch from: the one that has sent the beginning, if it can send the rest, or another that serves; 0: there is none.
+func (l *Lane) streamer() uint8 {
+	able := l.serving & l.open
+	if from := l.join.streamer; from.Number != 0 && l.members[from.Number] == from && able&bit(from.Number) != 0 {
+		return from.Number
+	}
+	if able == 0 {
+		return 0
+	}
+	for skip := int(l.number) % bits.OnesCount64(able); skip > 0; skip-- { // each lane from another
+		able &= able - 1
+	}
+	return lowest(able)
 }
 
 // Fetching reports whether an answer to Fetch is awaited.

@@ -6,6 +6,7 @@ import (
 	"hash/crc64"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -13,14 +14,17 @@ import (
 	"github.com/rs/zerolog"
 
 	"hermesd/replication/transporttest/proxy"
+	"hermesd/replication/views"
 	"hermesd/table"
 )
 
-// cluster is a group of replicas in this process, over real sockets, which can be cut off from each other and restarted.
+// cluster is a group of replicas in this process, over real sockets, which can be cut off from each other and restarted. Its views are made by the
+// test, and its leases do not end.
 type cluster struct {
 	t       testing.TB
 	o       clusterOptions
 	group   map[uint8]string
+	view    views.View
 	proxies []*proxy.Proxy // by index of the member that they stand before; nil: nothing is cut
 	nodes   []*Node
 	tables  []*table.Table
@@ -60,11 +64,75 @@ func newCluster(t testing.TB, o clusterOptions) *cluster {
 	})
 	for i := range o.replicas {
 		c.start(i, listeners[i])
+		c.view.Members = append(c.view.Members, views.Replica{Member: c.nodes[i].Self(), Address: c.group[uint8(i+1)], Serving: true})
 	}
+	c.enter()
 	for i := range c.nodes {
 		c.awaitReady(i)
 	}
 	return c
+}
+
+// enter has the view's members enter it, under the next epoch, one after the other.
+func (c *cluster) enter() {
+	c.view.Epoch++
+	for _, r := range c.view.Members {
+		v := c.view
+		v.Members = slices.Clone(v.Members)
+		c.nodes[r.Number-1].Enter(v)
+	}
+}
+
+// remove has the others go on without replica i.
+func (c *cluster) remove(i int) {
+	c.view.Members = slices.DeleteFunc(c.view.Members, func(r views.Replica) bool { return r.Number == uint8(i+1) })
+	c.enter()
+}
+
+// join has replica i join, catch up and serve.
+func (c *cluster) join(i int) {
+	c.t.Helper()
+	c.list(i)
+	c.awaitCaughtUp(i)
+	c.serve(i)
+}
+
+// list makes replica i a member that catches up, once all others are settled.
+func (c *cluster) list(i int) {
+	c.t.Helper()
+	for _, r := range c.view.Members {
+		await(c.t, "all are settled", func() bool { return c.nodes[r.Number-1].Status().Settled })
+	}
+	c.view.Members = append(c.view.Members, views.Replica{Member: c.nodes[i].Self(), Address: c.group[uint8(i+1)]})
+	slices.SortFunc(c.view.Members, func(a, b views.Replica) int { return int(a.Number) - int(b.Number) })
+	c.enter()
+}
+
+func (c *cluster) awaitCaughtUp(i int) {
+	c.t.Helper()
+	n := c.nodes[i]
+	defer func() {
+		if c.t.Failed() {
+			for j := range n.lanes {
+				l := n.lanes[j].lane
+				c.t.Logf("lane %d: %+v, peers %b open %b unmarked %b clock %d stable %d heard %v", j, l.join, l.peers, l.open, l.unmarked, l.clock, l.stable(), l.heard[:4])
+			}
+		}
+	}()
+	await(c.t, "the replica has caught up", func() bool {
+		s := n.Status()
+		return s.Epoch == c.view.Epoch && s.CaughtUp
+	})
+}
+
+// serve lets replica i serve.
+func (c *cluster) serve(i int) {
+	for j := range c.view.Members {
+		if r := &c.view.Members[j]; r.Number == uint8(i+1) {
+			r.Serving = true
+		}
+	}
+	c.enter()
 }
 
 func (c *cluster) listen() net.Listener {
@@ -82,19 +150,22 @@ func (c *cluster) start(i int, ln net.Listener) {
 	if err != nil {
 		c.t.Fatal(err)
 	}
-	node, err := New(Config{Self: uint8(i + 1), Group: c.group, Listener: ln, Table: tab, ItemSizeMax: c.o.itemSizeMax,
+	self := Member{Number: uint8(i + 1), Incarnation: uint64(time.Now().UnixNano())}
+	node, err := New(Config{Self: self, Replicas: c.o.replicas, Listener: ln, Table: tab, ItemSizeMax: c.o.itemSizeMax,
 		DisableEvictions: c.o.disableEvictions, OpTimeout: c.o.opTimeout, Logger: zerolog.Nop()})
 	if err != nil {
 		tab.Close()
 		c.t.Fatal(err)
 	}
+	node.Renew(forever)
 	c.nodes[i], c.tables[i] = node, tab
 }
 
-// restart ends replica i and starts another life of it, which is empty. The group must be proxied.
+// restart ends replica i and starts another life of it, which is empty and in no view. The group must be proxied.
 func (c *cluster) restart(i int) {
 	c.t.Helper()
 	c.stop(i)
+	c.remove(i)
 	ln := c.listen()
 	c.proxies[i].Serve(ln.Addr().String())
 	c.start(i, ln)
@@ -164,7 +235,10 @@ func (c *cluster) awaitRest() {
 	c.t.Helper()
 	await(c.t, "nothing is under way", func() bool {
 		for _, n := range c.nodes {
-			if !c.o.disableEvictions && int64(n.table.FreeBytes()) < n.room.low {
+			if n == nil {
+				continue
+			}
+			if !c.o.disableEvictions && int64(n.table.FreeBytes()) < n.room.low.Load() {
 				return false
 			}
 			for i := range n.lanes {
@@ -216,6 +290,9 @@ func (c *cluster) requireSame() map[string]holding {
 	c.awaitRest()
 	// A key whose VAL was lost stays invalid until somebody asks for it.
 	for _, n := range c.nodes {
+		if n == nil {
+			continue
+		}
 		for key, h := range dump(n) {
 			if h.state&table.Invalid != 0 {
 				newCaller(n).do(OpGet, key, "")
@@ -224,7 +301,8 @@ func (c *cluster) requireSame() map[string]holding {
 	}
 	c.awaitRest()
 	c.requireCredit()
-	first := dump(c.nodes[0])
+	one := slices.IndexFunc(c.nodes, func(n *Node) bool { return n != nil })
+	first := dump(c.nodes[one])
 	differences := 0
 	differ := func(format string, args ...any) {
 		if differences++; differences <= 10 {
@@ -236,16 +314,19 @@ func (c *cluster) requireSame() map[string]holding {
 			differ("%q is in state %d at rest", key, h.state)
 		}
 	}
-	for i, n := range c.nodes[1:] {
+	for i, n := range c.nodes {
+		if n == nil {
+			continue
+		}
 		other := dump(n)
 		for key, h := range first {
 			if other[key] != h {
-				differ("%q: replica 1 holds %+v, replica %d %+v", key, h, i+2, other[key])
+				differ("%q: replica %d holds %+v, replica %d %+v", key, one+1, h, i+1, other[key])
 			}
 		}
 		for key, h := range other {
 			if _, ok := first[key]; !ok {
-				differ("%q: replica 1 holds nothing, replica %d %+v", key, i+2, h)
+				differ("%q: replica %d holds nothing, replica %d %+v", key, one+1, i+1, h)
 			}
 		}
 	}
@@ -258,12 +339,15 @@ func (c *cluster) requireCredit() {
 	why := ""
 	agree := func() bool {
 		for i, n := range c.nodes {
+			if n == nil {
+				continue
+			}
 			if taken := n.credit.taken.Load(); taken != 0 {
 				why = fmt.Sprintf("replica %d holds %d bytes for updates that are not there", i+1, taken)
 				return false
 			}
 			for j, m := range c.nodes {
-				if i == j {
+				if i == j || m == nil {
 					continue
 				}
 				n.credit.mu.Lock()
@@ -294,8 +378,11 @@ func (c *cluster) requireCredit() {
 func (c *cluster) describe() string {
 	var b strings.Builder
 	for i, n := range c.nodes {
+		if n == nil {
+			continue
+		}
 		fmt.Fprintf(&b, "replica %d: free %d, low %d, slack %d, window %d, promised %d, taken %d, pending %d, stalled %d, claim %+v\n", i+1,
-			n.table.FreeBytes(), n.room.low, n.credit.slack, n.credit.window, n.credit.promised.Load(), n.credit.taken.Load(),
+			n.table.FreeBytes(), n.room.low.Load(), n.credit.slack, n.credit.window, n.credit.promised.Load(), n.credit.taken.Load(),
 			n.room.pending.Load(), n.counters.stalled.Load(), n.credit.claim)
 		waiting, flying := 0, 0
 		for j := range n.lanes {
@@ -316,3 +403,9 @@ func (c *cluster) describe() string {
 	}
 	return b.String()
 }
+
+func hashOf(key []byte) uint64 { return table.Hash(key) }
+
+func proxyCut(p *proxy.Proxy, number uint8) { p.Cut(number) }
+
+func viewsNow() int64 { return views.Now() }

@@ -284,6 +284,7 @@ var messageShapes = [32]uint8{
 	FETCH:    0,
 	ENTRY:    shapeTS | shapeKey | shapeMayKey | shapeMayValue,
 	FETCHED:  0,
+	NEEDROOM: 0,
 }
 
 // bitsOf are the bits that belong to one kind of message only.

@@ -64,30 +64,55 @@ func itemCost(keyLen, valueLen int) int64 { return recordCost + int64(keyLen+val
 
 func invCost(m *Message) int64 { return itemCost(len(m.Key), len(m.Value)) }
 
+// begin makes a member that is new in the view one that has granted nothing.
+func (c *credit) begin(peer uint8) {
+	c.mu.Lock()
+	c.sent[peer], c.limit[peer] = 0, 0
+	c.mu.Unlock()
+}
+
+// forget ends what a member that has left the view was promised: nothing of it can come any more, not by others either.
+func (c *credit) forget(peer uint8) {
+	p := &c.peers[peer]
+	p.mu.Lock()
+	c.promise(p, 0)
+	p.granted, p.received = 0, 0
+	p.mu.Unlock()
+}
+
+// clear begins a new life, which has promised nothing and was promised nothing.
+func (c *credit) clear() {
+	for peer := range c.peers {
+		c.begin(uint8(peer))
+		c.forget(uint8(peer))
+	}
+	c.mu.Lock()
+	c.claim = claim{}
+	c.mu.Unlock()
+}
+
 // init chooses the window: two of the largest items, or a 64th of the memory where that is more, but at most 16 MiB then.
 //
 // Slack is for what cost cannot say: memory is taken in whole segments, and each lane may begin two of them, one for its log and one for its
 // index, for the first byte of what was granted. In the smallest tables that would be too much; there a lane that has no
 // segment left waits for one (stall.go).
-func (c *credit) init(memory uint64, segment int, itemSizeMax uint32, peers uint64) error {
+func (c *credit) init(memory uint64, segment int, itemSizeMax uint32, peers int) error {
 	largest := itemCost(0, int(itemSizeMax))
 	c.window = max(2*largest, min(int64(memory/64), 16<<20))
 	c.slack = min(2*table.Lanes*int64(segment), int64(memory/16))
 	if low := c.low(peers); low > int64(memory/2) {
 		return fmt.Errorf("a group of %d with items of up to %d bytes keeps %d bytes free for updates under way, more than half of the memory of %d bytes: raise the memory limit to %d megabytes or lower the item size limit",
-			bits.OnesCount64(peers)+1, itemSizeMax, low, memory, (2*low+1<<20-1)>>20)
+			peers+1, itemSizeMax, low, memory, (2*low+1<<20-1)>>20)
 	}
 	return nil
 }
 
 // reserve is the memory, in bytes, that own updates leave free.
-func (c *credit) reserve(peers uint64) int64 {
-	return c.slack + c.window*int64(bits.OnesCount64(peers))
-}
+func (c *credit) reserve(peers int) int64 { return c.slack + c.window*int64(peers) }
 
 // low is the free memory, in bytes, below which a member evicts: the reserve, and another window, so that grants need not
 // wait for evictions.
-func (c *credit) low(peers uint64) int64 { return c.reserve(peers) + c.window }
+func (c *credit) low(peers int) int64 { return c.reserve(peers) + c.window }
 
 // reset begins anew with a peer's new channel.
 func (c *credit) reset(peer uint8) {
@@ -140,7 +165,7 @@ func (c *credit) admit(peers uint64, lane uint8, cost, free int64) bool {
 	if c.claim.lane != lane {
 		others = c.claim.cost
 	}
-	ok := free-c.reserve(peers)-c.taken.Load() >= cost+others
+	ok := free-c.reserve(bits.OnesCount64(peers))-c.taken.Load() >= cost+others
 	for set := peers; set != 0 && ok; set &= set - 1 {
 		peer := lowest(set)
 		ok = c.sent[peer]+cost+others <= c.limit[peer]
@@ -210,12 +235,12 @@ func (n *Node) grant(peer uint8) {
 		return
 	}
 	p.granted = p.received + c.window
-	p.message = Message{Kind: CREDIT, From: n.self, Epoch: 1, ID: uint64(p.granted)}
+	p.message = Message{Kind: CREDIT, ID: uint64(p.granted)}
 	n.transport.Send(peer, &p.message)
 }
 
 func (n *Node) grantAll() {
-	for set := n.membership.expected; set != 0; set &= set - 1 {
+	for set := n.membership.peers.Load(); set != 0; set &= set - 1 {
 		n.grant(lowest(set))
 	}
 }

@@ -17,13 +17,13 @@ func creditNode(t *testing.T, memoryBytes uint64) (*Node, *sink) {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tab.Close() })
-	n, err := assemble(Config{Self: 3, Group: map[uint8]string{1: "a:1", 2: "b:1", 3: "c:1"}, Table: tab, ItemSizeMax: 32 << 10,
-		Listener: noListener{}, Logger: zerolog.Nop()}, 7, 1000)
+	n, err := assemble(Config{Self: Member{Number: 3, Incarnation: 7}, Replicas: 3, Table: tab, ItemSizeMax: 32 << 10, Unique: 1000, Logger: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wire := new(sink)
 	n.transport = wire
+	n.Enter(viewOf(Member{Number: 1, Incarnation: 5}, Member{Number: 2, Incarnation: 6}, Member{Number: 3, Incarnation: 7}))
 	return n, wire
 }
 
@@ -32,7 +32,7 @@ func TestClaim(t *testing.T) {
 	n, _ := creditNode(t, 4<<20)
 	c := &n.credit
 	const small, large, free = 100, 5_000, 3 << 20
-	peers := n.membership.expected
+	peers := n.membership.peers.Load()
 	c.came(1, 1_000)
 	c.came(2, 1_000)
 	if c.admit(peers, 5, large, free) {
@@ -70,7 +70,7 @@ func TestAdmitIsAllOrNothing(t *testing.T) {
 	c := &n.credit
 	c.came(1, 1_000)
 	c.came(2, 10)
-	if c.admit(n.membership.expected, 1, 500, 3<<20) {
+	if c.admit(n.membership.peers.Load(), 1, 500, 3<<20) {
 		t.Error("admitted though member 2 grants only 10 bytes")
 	}
 	if c.sent[1] != 0 || c.taken.Load() != 0 {
@@ -78,7 +78,7 @@ func TestAdmitIsAllOrNothing(t *testing.T) {
 	}
 	c.came(2, 1_000)
 	c.waive(1)
-	if c.admit(n.membership.expected, 1, 500, c.reserve(n.membership.expected)+499) {
+	if c.admit(n.membership.peers.Load(), 1, 500, c.reserve(n.peerCount())+499) {
 		t.Error("admitted though the memory is the peers'")
 	}
 }
@@ -141,7 +141,7 @@ func TestPromises(t *testing.T) {
 				wire.sent = nil
 			default:
 				length := r.IntN(4_000)
-				if free := int64(n.table.FreeBytes()); free-c.reserve(n.membership.expected) >= itemCost(4, length) {
+				if free := int64(n.table.FreeBytes()); free-c.reserve(n.peerCount()) >= itemCost(4, length) {
 					store(r.IntN(8), length)
 				}
 			}

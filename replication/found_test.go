@@ -148,12 +148,12 @@ func lonely(t *testing.T) *Node {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tab.Close() })
-	n, err := assemble(Config{Self: 1, Group: map[uint8]string{1: "a", 2: "b"}, Table: tab, ItemSizeMax: 1 << 10, Logger: zerolog.Nop()}, 101, 1)
+	n, err := assemble(Config{Self: Member{Number: 1, Incarnation: 101}, Replicas: 2, Table: tab, ItemSizeMax: 1 << 10, Unique: 1, Logger: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
-	n.ready.Store(true)
 	n.transport = discard{}
+	n.Enter(viewOf(n.self, Member{Number: 2, Incarnation: 102}))
 	(&simNode{node: n}).fill()
 	return n
 }
@@ -162,6 +162,7 @@ func lonely(t *testing.T) *Node {
 type discard struct{ Transport }
 
 func (discard) Send(uint8, *Message) {}
+func (discard) SetPeers([]Peer)      {}
 func (discard) Flush()               {}
 
 // TestMakeRoomEnds: while a flush is under way no lane can give anything up, and making room has to say so. (It went round for ever: no two
@@ -196,7 +197,7 @@ func TestMissWaitsForFlush(t *testing.T) {
 	}
 	nl := &n.lanes[laneOf(hash)]
 	flush := nl.lane.flight.slots[0]
-	n.Receive(&Message{Kind: ACK, Lane: nl.lane.number, From: n.membership.members[2], Epoch: 1, ID: flush.id, TS: flush.ts})
+	n.Receive(&Message{Kind: ACK, Lane: nl.lane.number, From: Member{Number: 2, Incarnation: 102}, Epoch: 1, ID: flush.id, TS: flush.ts})
 	if got := view(); got != ReadMiss {
 		t.Errorf("after the flush: read status %d", got)
 	}

@@ -32,17 +32,18 @@ func NewInmemNetwork() *InmemNetwork {
 type inmemPair struct {
 	mu      sync.Mutex
 	changed sync.Cond
-	waiting [2]*inmemPeer // those whose last link has ended, PeerDown included
-	link    *inmemLink    // the present one, or the last
+	waiting [2]*inmemListing // ends whose last link has ended, PeerDown included
 	cut     bool
-	held    [2]bool // what end i has flushed is not delivered
+	held    [2]bool    // what end i has flushed is not delivered
+	link    *inmemLink // the present one, or the last
 }
 
 // inmemLink is one channel's life. The pair's lock guards it.
 type inmemLink struct {
 	ends   [2]Member
 	broken error
-	pipes  [2]inmemPipe // pipes[i] is what end i sends
+	done   chan struct{} // closed: broken
+	pipes  [2]inmemPipe  // pipes[i] is what end i sends
 }
 
 type inmemPipe struct {
@@ -51,47 +52,50 @@ type inmemPipe struct {
 	messages uint64
 }
 
-// Inmem is a Transport of an InmemNetwork.
+// Inmem is a Transport of an InmemNetwork. It needs no addresses, but ends a channel, as it must, when an address changes.
 type Inmem struct {
-	network *InmemNetwork
-	self    Member
-	handler Handler
-	peers   [MaxMember + 1]*inmemPeer
-	done    chan struct{}
-	closing sync.Once
-	wg      sync.WaitGroup
+	network   *InmemNetwork
+	handler   Handler
+	interrupt func(peer Member)
+	peers     [MaxMember + 1]atomic.Pointer[inmemPeer] // by number; nil: never listed
+	wg        sync.WaitGroup
 
 	mu      sync.Mutex
+	self    Member
 	started bool
 	closed  bool
 }
 
-// inmemPeer is one end of a pair.
+// inmemPeer is what lasts of another member, whatever its incarnation: one end of a pair.
 type inmemPeer struct {
 	transport *Inmem
 	number    uint8 // the peer's
 	pair      *inmemPair
-	end       int        // our index in the pair
-	link      *inmemLink // from the moment that both ends are ready
-	sending   *inmemLink // what Send uses: from just before PeerUp
-	closed    bool
+	end       int           // our index in the pair
+	turn      chan struct{} // held by the listing that handler calls are made for
+	listing   *inmemListing // nil: not among the peers; guarded by the transport's mu
+	sending   *inmemLink    // what Send uses: from just before PeerUp; guarded by the pair's
 
 	messagesSent, messagesReceived, bytesSent, bytesReceived, batchesReceived, connects, dropped atomic.Uint64
 }
 
-// NewTransport returns a transport for self in a group of these numbers; self may be among them.
-func (n *InmemNetwork) NewTransport(self Member, group ...uint8) *Inmem {
-	t := &Inmem{network: n, self: self, done: make(chan struct{})}
-	for _, number := range group {
-		if number != self.Number {
-			p := &inmemPeer{transport: t, number: number, pair: n.pair(self.Number, number)}
-			if self.Number > number {
-				p.end = 1
-			}
-			t.peers[number] = p
-		}
+// inmemListing is a peer as one SetPeers listed it.
+type inmemListing struct {
+	Peer
+	peer *inmemPeer
+	self Member
+	over chan struct{} // closed: ended
+	// Guarded by the pair's mu.
+	ended error      // why
+	link  *inmemLink // from the moment that both ends are ready
+}
+
+// NewTransport returns a transport for self that has no peers until SetPeers.
+func (n *InmemNetwork) NewTransport(self Member) *Inmem {
+	if err := checkSelf(self); err != nil {
+		panic(err)
 	}
-	return t
+	return &Inmem{network: n, self: self, interrupt: func(Member) {}}
 }
 
 func (n *InmemNetwork) pair(a, b uint8) *inmemPair {
@@ -152,20 +156,28 @@ func (p *inmemPair) change(f func(p *inmemPair)) {
 	p.changed.Broadcast()
 }
 
-// connect makes a link if both ends wait for one.
+// connect makes a link if both ends wait for one, with each other.
 func (p *inmemPair) connect() {
 	a, b := p.waiting[0], p.waiting[1]
-	if a == nil || b == nil || p.cut {
+	if a == nil || b == nil || p.cut || !a.means(b.self) || !b.means(a.self) {
 		return
 	}
-	p.link = &inmemLink{ends: [2]Member{a.transport.self, b.transport.self}}
+	p.link = &inmemLink{ends: [2]Member{a.self, b.self}, done: make(chan struct{})}
 	a.link, b.link = p.link, p.link
-	p.waiting = [2]*inmemPeer{}
+	p.waiting = [2]*inmemListing{}
 }
 
-func (p *inmemPair) breakLink(reason error) {
-	if p.link != nil && p.link.broken == nil {
-		p.link.broken = reason
+// means reports whether the listing is of this life of its number.
+func (l *inmemListing) means(m Member) bool {
+	return l.Incarnation == m.Incarnation || l.Incarnation == 0
+}
+
+func (p *inmemPair) breakLink(reason error) { p.link.breakWith(reason) }
+
+func (link *inmemLink) breakWith(reason error) {
+	if link != nil && link.broken == nil {
+		link.broken = reason
+		close(link.done)
 	}
 }
 
@@ -182,12 +194,98 @@ func (t *Inmem) Start(h Handler) error {
 		return fmt.Errorf("replication: member %d has been started and not closed", t.self.Number)
 	}
 	t.started, t.handler = true, h
-	for _, p := range t.peers {
-		if p != nil {
-			t.wg.Go(p.run)
+	if i, ok := h.(Interrupter); ok {
+		t.interrupt = i.Interrupt
+	}
+	for i := range t.peers {
+		if p := t.peers[i].Load(); p != nil && p.listing != nil {
+			t.wg.Go(p.listing.run)
 		}
 	}
 	return nil
+}
+
+// SetPeers implements Transport.
+func (t *Inmem) SetPeers(peers []Peer) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.closed {
+		return
+	}
+	var wanted [MaxMember + 1]Peer
+	for _, peer := range peers {
+		if peer.Number >= 1 && peer.Number <= MaxMember && peer.Number != t.self.Number {
+			wanted[peer.Number] = peer
+		}
+	}
+	for number := range wanted {
+		t.list(uint8(number), wanted[number])
+	}
+}
+
+// list makes want, whose number is 0 if there is none, the listing of a number. t.mu is held.
+func (t *Inmem) list(number uint8, want Peer) {
+	p := t.peers[number].Load()
+	if p == nil {
+		if want.Number == 0 {
+			return
+		}
+		p = &inmemPeer{transport: t, number: number, turn: make(chan struct{}, 1)}
+		p.join(t.self.Number)
+		t.peers[number].Store(p)
+	}
+	if l := p.listing; l != nil {
+		if l.Peer == want {
+			return
+		}
+		p.listing = nil
+		l.end(unlisted(l.Peer, want))
+	}
+	if want.Number != 0 {
+		p.listing = &inmemListing{Peer: want, peer: p, self: t.self, over: make(chan struct{})}
+		if t.started {
+			t.wg.Go(p.listing.run)
+		}
+	}
+}
+
+// join makes the peer the end of a pair that has this number.
+func (p *inmemPeer) join(self uint8) {
+	p.pair = p.transport.network.pair(self, p.number)
+	if self > p.number {
+		p.end = 1
+	}
+}
+
+// Reset implements Transport. The number stays.
+func (t *Inmem) Reset(self Member) {
+	if err := checkSelf(self); err != nil {
+		panic(err)
+	}
+	t.mu.Lock()
+	if self.Number != t.self.Number {
+		t.mu.Unlock()
+		panic(fmt.Sprintf("replication: member %d cannot become member %d", t.self.Number, self.Number))
+	}
+	t.self = self
+	t.endAll(errReset)
+	t.mu.Unlock()
+	for i := range t.peers {
+		if p := t.peers[i].Load(); p != nil {
+			p.turn <- struct{}{} // whoever takes it after this finds its listing ended
+			<-p.turn
+		}
+	}
+}
+
+// endAll ends what there is with all peers. t.mu is held.
+func (t *Inmem) endAll(reason error) {
+	for i := range t.peers {
+		if p := t.peers[i].Load(); p != nil && p.listing != nil {
+			p.listing.end(reason)
+			p.listing = nil
+		}
+	}
 }
 
 // claim makes the number the caller's; false: another transport has it.
@@ -201,60 +299,78 @@ func (n *InmemNetwork) claim(number uint8) bool {
 	return true
 }
 
-// run serves one link after the other.
-func (p *inmemPeer) run() {
+// end ends the listing, and its channel.
+func (l *inmemListing) end(reason error) {
+	l.peer.pair.change(func(pair *inmemPair) {
+		l.ended = reason
+		close(l.over)
+		if pair.waiting[l.peer.end] == l {
+			pair.waiting[l.peer.end] = nil
+		}
+		l.link.breakWith(reason)
+	})
+}
+
+// run serves one link after the other until the listing ends.
+func (l *inmemListing) run() {
+	p := l.peer
+	t := p.transport
+	p.turn <- struct{}{}
+	defer func() { <-p.turn }()
 	for {
-		link := p.awaitLink()
+		link := l.awaitLink()
 		if link == nil {
 			return
 		}
 		peer := link.ends[1-p.end]
-		p.pair.change(func(*inmemPair) { p.sending = link })
-		if err := p.transport.handler.PeerUp(peer); err != nil {
-			p.pair.change(func(pair *inmemPair) {
-				p.link, p.sending = nil, nil
-				pair.breakLink(fmt.Errorf("member %d refuses: %w", p.transport.self.Number, err))
+		if err := t.handler.PeerUp(peer); err != nil {
+			p.pair.change(func(*inmemPair) {
+				l.link, p.sending = nil, nil
+				link.breakWith(fmt.Errorf("member %d refuses: %w", l.self.Number, err))
 			})
 			select { // not at once: a peer that is refused will be refused again
-			case <-p.transport.done:
+			case <-l.over:
 			case <-time.After(time.Millisecond):
 			}
 			continue
 		}
 		p.connects.Add(1)
-		err := p.serve(link, peer)
-		p.transport.handler.PeerDown(peer, err)
+		var watch sync.WaitGroup
+		watch.Go(func() {
+			<-link.done
+			t.interrupt(peer)
+		})
+		err := l.serve(link, peer)
+		watch.Wait()
+		t.handler.PeerDown(peer, err)
 	}
 }
 
-// awaitLink returns the next link, or nil when the transport is closed.
-func (p *inmemPeer) awaitLink() *inmemLink {
-	pair := p.pair
+// awaitLink returns the next link, on which Send works from then on, or nil when the listing has ended.
+func (l *inmemListing) awaitLink() *inmemLink {
+	p, pair := l.peer, l.peer.pair
 	pair.mu.Lock()
 	defer pair.mu.Unlock()
-	pair.waiting[p.end] = p
-	pair.connect()
-	pair.changed.Broadcast()
-	for p.link == nil && !p.closed {
+	if l.ended == nil {
+		pair.waiting[p.end] = l
+		pair.connect()
+		pair.changed.Broadcast()
+	}
+	for l.link == nil && l.ended == nil {
 		pair.changed.Wait()
 	}
-	if p.closed {
-		if pair.waiting[p.end] == p {
-			pair.waiting[p.end] = nil
-		}
-		if p.link != nil {
-			pair.breakLink(errTransportClosed)
-			pair.changed.Broadcast()
-		}
+	if l.ended != nil {
+		l.link = nil // end has broken it
 		return nil
 	}
-	return p.link
+	p.sending = l.link
+	return l.link
 }
 
 // serve hands over what comes until the link breaks, and returns why it did.
-func (p *inmemPeer) serve(link *inmemLink, peer Member) error {
-	pair, in := p.pair, &link.pipes[1-p.end]
-	m := Message{From: peer}
+func (l *inmemListing) serve(link *inmemLink, peer Member) error {
+	p, pair := l.peer, l.peer.pair
+	in := &link.pipes[1-p.end]
 	var spare []byte
 	for {
 		pair.mu.Lock()
@@ -262,7 +378,7 @@ func (p *inmemPeer) serve(link *inmemLink, peer Member) error {
 			pair.changed.Wait()
 		}
 		if link.broken != nil {
-			p.link, p.sending = nil, nil
+			l.link, p.sending = nil, nil
 			pair.mu.Unlock()
 			return link.broken
 		}
@@ -272,29 +388,43 @@ func (p *inmemPeer) serve(link *inmemLink, peer Member) error {
 
 		p.bytesReceived.Add(uint64(len(batch)))
 		p.batchesReceived.Add(1)
-		for rest := batch; len(rest) > 0; {
-			n, err := DecodeMessage(rest, &m)
-			if err != nil {
-				panic(err) // AppendMessage made it
-			}
-			p.messagesReceived.Add(1)
-			p.transport.handler.Receive(&m)
-			for i := range rest[:n] {
-				rest[i] = 0xdb
-			}
-			rest = rest[n:]
-		}
+		p.deliver(link, batch, peer)
 		p.transport.handler.EndBatch(peer)
 		spare = batch
 	}
 }
 
+// deliver hands over the messages of a batch, as long as the link lives.
+func (p *inmemPeer) deliver(link *inmemLink, batch []byte, peer Member) {
+	m := Message{From: peer}
+	for rest := batch; len(rest) > 0; {
+		n, err := DecodeMessage(rest, &m)
+		if err != nil {
+			panic(err) // AppendMessage made it
+		}
+		p.messagesReceived.Add(1)
+		p.transport.handler.Receive(&m)
+		for i := range rest[:n] {
+			rest[i] = 0xdb
+		}
+		rest = rest[n:]
+		select {
+		case <-link.done:
+			return
+		default:
+		}
+	}
+}
+
 // Send implements Transport.
 func (t *Inmem) Send(to uint8, m *Message) {
-	if int(to) >= len(t.peers) || t.peers[to] == nil {
+	if int(to) >= len(t.peers) {
 		return
 	}
-	p := t.peers[to]
+	p := t.peers[to].Load()
+	if p == nil {
+		return
+	}
 	p.pair.mu.Lock()
 	defer p.pair.mu.Unlock()
 	if p.sending == nil || p.sending.broken != nil {
@@ -303,7 +433,7 @@ func (t *Inmem) Send(to uint8, m *Message) {
 	}
 	out := &p.sending.pipes[p.end]
 	if limit := t.network.OutLimit; len(out.enqueued)+len(out.flushed) >= limit {
-		p.pair.breakLink(errOverflow)
+		p.sending.breakWith(errOverflow)
 		p.pair.changed.Broadcast()
 		return
 	}
@@ -315,7 +445,8 @@ func (t *Inmem) Send(to uint8, m *Message) {
 
 // Flush implements Transport.
 func (t *Inmem) Flush() {
-	for _, p := range t.peers {
+	for i := range t.peers {
+		p := t.peers[i].Load()
 		if p == nil {
 			continue
 		}
@@ -331,9 +462,10 @@ func (t *Inmem) Flush() {
 	}
 }
 
-// Stats implements Transport: peer:NUMBER:NAME for each member.
+// Stats implements Transport: peer:NUMBER:NAME for each member that has been listed.
 func (t *Inmem) Stats(f func(name string, value uint64)) {
-	for _, p := range t.peers {
+	for i := range t.peers {
+		p := t.peers[i].Load()
 		if p == nil {
 			continue
 		}
@@ -351,26 +483,14 @@ func (t *Inmem) Stats(f func(name string, value uint64)) {
 // Close implements Transport.
 func (t *Inmem) Close() error {
 	t.mu.Lock()
-	started := t.started && !t.closed
+	release, number := t.started && !t.closed, t.self.Number
 	t.closed = true
+	t.endAll(errTransportClosed)
 	t.mu.Unlock()
-	t.closing.Do(func() {
-		close(t.done)
-		for _, p := range t.peers {
-			if p != nil {
-				p.pair.change(func(pair *inmemPair) {
-					p.closed = true
-					if p.link != nil {
-						pair.breakLink(errTransportClosed)
-					}
-				})
-			}
-		}
-	})
 	t.wg.Wait()
-	if started {
+	if release {
 		t.network.mu.Lock()
-		delete(t.network.taken, t.self.Number)
+		delete(t.network.taken, number)
 		t.network.mu.Unlock()
 	}
 	return nil

@@ -61,6 +61,7 @@ type Lane struct {
 	epoch   uint64
 	members [MaxMember + 1]Member // by number; Number 0: not in the view
 	peers   uint64                // the view's other members
+	serving uint64                // those of them that are not catching up
 	open    uint64                // peers whose channel takes messages of this lane
 
 	clock     uint64                // greatest version seen in the lane

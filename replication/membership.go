@@ -2,119 +2,77 @@ package replication
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math"
 	"math/bits"
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"hermesd/replication/views"
 )
 
-// membership is what the node knows of its group. The members are those that it was started with; their incarnations are
-// learnt when they connect. A replica that has been restarted has forgotten what it acknowledged, and is not let
-// back into a group that holds anything: it would answer misses for what the others hold.
-//
-// A member is connected once something has come through its channel. That this member has accepted it is not enough: it may yet refuse us,
-// and a restarted replica would then answer misses.
+// membership is what the node knows of its group: the view that it has entered, its lease, and the channels to the view's other members. The control
+// plane (package views) tells of views and leases through the methods of views.Host; the transport tells of channels.
 type membership struct {
 	node     *Node
-	changing sync.Mutex           // held while a channel comes or goes: lanes are told of one at a time
+	changing sync.Mutex           // held while a view is entered, and while a channel comes or goes
 	passes   [MaxMember + 1]pass  // of the peers' receivers
 	heard    [MaxMember + 1]bool  // likewise: something has come through the channel
+	lost     [MaxMember + 1]bool  // likewise: a message of the channel was dropped, and so is all that follows it there
 	stalls   [MaxMember + 1]stall // what waits for memory
 
-	mu        sync.Mutex
-	members   [MaxMember + 1]Member
-	expected  uint64                   // the other members; never changes
-	connected uint64                   // those that we hear
-	downAt    [MaxMember + 1]time.Time // since when a member that was connected is not
-	why       [MaxMember + 1]string    // a member is not connected, as far as there is more to say
-	formed    bool                     // all have been connected at one time
-	closed    bool
-	reason    atomic.Pointer[string] // why not ready
-	waiters   chan struct{}          // closed when ready
-	wakeup    chan struct{}          // the clock's goroutine looks at the lanes
-	asleep    atomic.Bool
+	peers atomic.Uint64 // the view's other members
+	epoch atomic.Uint64 // of the view that has been entered; 0: none
+	lease atomic.Int64  // until when this replica may serve, ns of views.Now
+
+	mu          sync.Mutex
+	view        views.View               // entered
+	connected   uint64                   // peers that we hear
+	downAt      [MaxMember + 1]time.Time // since when a peer is not connected
+	interrupted uint64                   // peers whose channel has ended, though PeerDown has not come yet
+	changed     chan struct{}            // closed, and made anew, when one who waits for a view must look again
+	closed      bool
+	reason      atomic.Pointer[string] // why not ready
+	explain     atomic.Pointer[func() string]
+	waiters     chan struct{} // closed when the replica has served for the first time
+	served      atomic.Bool   // it is
+	wakeup      chan struct{} // the clock's goroutine looks at the lanes
+	asleep      atomic.Bool
 }
 
-// outageGrace is for how long a group goes on serving when a channel breaks: updates wait, and reads of keys that are
-// valid are right all the same, since no update can be answered without this replica.
-const outageGrace = time.Second
+const forever = math.MaxInt64
+
+var (
+	_ views.Host  = (*Node)(nil)
+	_ Handler     = (*Node)(nil)
+	_ Interrupter = (*Node)(nil)
+)
 
 func (ms *membership) init(n *Node) {
 	ms.node = n
 	ms.waiters = make(chan struct{})
 	ms.wakeup = make(chan struct{}, 1)
-	for number := range n.cfg.Group {
-		ms.members[number] = Member{Number: number}
-		if number != n.self.Number {
-			ms.expected |= bit(number)
-		}
-	}
-	ms.members[n.self.Number] = n.self
-	ms.setReady()
+	ms.changed = make(chan struct{})
+	ms.say("the replica has not joined its group yet")
 }
 
-// view is the group with the incarnations known so far. The epoch stays 1: views do not change yet.
-func (ms *membership) view() View {
-	v := View{Epoch: 1, Self: ms.node.self}
-	for _, m := range ms.members {
-		if m.Number != 0 {
-			v.Members = append(v.Members, m)
-		}
-	}
-	return v
-}
+func (ms *membership) say(why string) { ms.reason.Store(&why) }
 
-// setReady makes the node serve, or not, by the state of the channels; ms.mu is held, except at the beginning.
-func (ms *membership) setReady() {
-	if ms.closed {
-		return
-	}
-	missing := ms.expected &^ ms.connected
-	if missing == 0 {
-		ms.formed = true
-		if !ms.node.ready.Swap(true) {
-			select {
-			case <-ms.waiters:
-			default:
-				close(ms.waiters)
-			}
-		}
-		return
-	}
-	for set := missing; set != 0; set &= set - 1 {
-		number := lowest(set)
-		if ms.formed && time.Since(ms.downAt[number]) < outageGrace {
-			continue
-		}
-		why := fmt.Sprintf("replica %d (%s) is not connected", number, ms.node.cfg.Group[number])
-		if ms.why[number] != "" {
-			why += ": " + ms.why[number]
-		}
-		ms.reason.Store(&why)
-		ms.node.ready.Store(false)
-		return
-	}
-}
-
-// check is called now and then, so that a channel that stays down is noticed.
-func (ms *membership) check() {
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	if ms.connected != ms.expected {
-		ms.setReady()
-	}
+// wakeWaiters has those look again who wait for a view. ms.mu is held.
+func (ms *membership) wakeWaiters() {
+	close(ms.changed)
+	ms.changed = make(chan struct{})
 }
 
 // close makes the node refuse everything from now on.
 func (ms *membership) close() {
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	why := shuttingDown
-	ms.reason.Store(&why)
+	ms.say(shuttingDown)
 	ms.closed = true
 	ms.node.ready.Store(false)
+	ms.wakeWaiters()
 }
 
 // wake makes the clock tick, if it sleeps.
@@ -127,10 +85,184 @@ func (ms *membership) wake() {
 	}
 }
 
-// Ready reports whether the replica serves.
-func (n *Node) Ready() bool { return n.ready.Load() }
+// Enter implements views.Host. The lanes enter one after the other; messages of the new view are taken only when all have.
+func (n *Node) Enter(v views.View) {
+	ms := &n.membership
+	ms.changing.Lock()
+	defer ms.changing.Unlock()
+	if v.Epoch <= ms.epoch.Load() || !v.Has(n.self) {
+		return
+	}
+	self := n.self.Number
+	peers := v.Numbers() &^ bit(self)
+	ms.listPeers(&v)
+	view := engineView(&v, n.self)
+	n.room.setOwners(v.Serving()|bit(self), self, v.Serving()&bit(self) != 0)
+	n.room.setLow(n, peers)
+	var pass pass
+	for i := range n.lanes {
+		nl := &n.lanes[i]
+		nl.lock()
+		nl.lane.SetView(view)
+		nl.unlock(&pass)
+	}
+	ms.entered(v, peers)
+	if v.Serving()&bit(self) == 0 {
+		n.catchUp.begin(n)
+	} else {
+		n.catchUp.finish()
+	}
+	n.Flush()
+	pass.end()
+	n.admitAgain(nil)
+}
 
-// WaitReady returns when the replica serves, or ctx ends.
+// listPeers has channels set up with the view's members. What a new one may send is settled between the two of them.
+func (ms *membership) listPeers(v *views.View) {
+	n := ms.node
+	var list []Peer
+	for _, r := range v.Members {
+		if r.Number == n.self.Number {
+			continue
+		}
+		list = append(list, Peer{Member: r.Member, Address: r.Address})
+		if !ms.view.Has(r.Member) {
+			n.credit.begin(r.Number)
+		}
+	}
+	if n.transport != nil {
+		n.transport.SetPeers(list)
+	}
+}
+
+// engineView is the view as a lane knows it.
+func engineView(v *views.View, self Member) View {
+	view := View{Epoch: v.Epoch, Self: self, CatchingUp: v.Numbers() &^ v.Serving()}
+	for _, r := range v.Members {
+		view.Members = append(view.Members, r.Member)
+	}
+	return view
+}
+
+// entered publishes the view that all lanes have entered.
+func (ms *membership) entered(v views.View, peers uint64) {
+	n := ms.node
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	now := time.Now()
+	for _, r := range v.Members {
+		if !ms.view.Has(r.Member) {
+			ms.connected &^= bit(r.Number)
+			ms.downAt[r.Number] = now
+		}
+	}
+	ms.connected &= peers
+	ms.view = v
+	ms.peers.Store(peers)
+	ms.epoch.Store(v.Epoch)
+	ms.wakeWaiters()
+	if ms.closed {
+		return
+	}
+	serving := v.Serving()&bit(n.self.Number) != 0
+	if serving {
+		ms.say("the replica has no lease: it cannot reach a majority of its group")
+	} else {
+		ms.say("the replica is catching up with its group")
+	}
+	n.ready.Store(serving)
+	n.log.Info().Uint64("epoch", v.Epoch).Uint64("generation", v.Generation).Int("members", len(v.Members)).
+		Bool("serving", serving).Stringer("view", v).Msg("view entered")
+	ms.noteServing()
+}
+
+// noteServing lets WaitReady go on once the replica serves.
+func (ms *membership) noteServing() {
+	if !ms.served.Load() && ms.node.Serves() && !ms.served.Swap(true) {
+		close(ms.waiters)
+	}
+}
+
+// Renew implements views.Host.
+func (n *Node) Renew(until int64) {
+	n.membership.lease.Store(until)
+	n.membership.noteServing()
+}
+
+// Restart implements views.Host: the replica begins a new life, with an empty memory. Operations under way are answered Unavailable: what became of
+// those updates is decided by the others.
+func (n *Node) Restart(self Member) {
+	ms := &n.membership
+	ms.lease.Store(0)
+	n.ready.Store(false)
+	first := ms.epoch.Load() == 0
+	ms.mu.Lock()
+	if !ms.closed && !first {
+		ms.say("the replica was removed from its group, and begins anew")
+	}
+	ms.interrupted = ^uint64(0)
+	ms.wakeWaiters()
+	ms.mu.Unlock()
+	n.catchUp.end()
+	n.transport.Reset(self)
+
+	ms.changing.Lock()
+	defer ms.changing.Unlock()
+	if !first {
+		n.log.Warn().Uint64("incarnation", self.Incarnation).Msg("this replica was removed from its group: its memory is cleared, and it joins anew")
+	}
+	n.self = self
+	for i := range n.lanes {
+		nl := &n.lanes[i]
+		nl.lock()
+		nl.lane.Abandon("the replica was removed from its group")
+		nl.items.Clear()
+		nl.lane = NewLane(uint8(i), nl, &nl.store, fits{n.table}, timing(n.cfg.OpTimeout))
+		nl.unlock(nil)
+	}
+	n.credit.clear()
+	n.room.at.Store(0)
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	ms.view, ms.connected, ms.interrupted = views.View{}, 0, 0
+	ms.peers.Store(0)
+	ms.epoch.Store(0)
+}
+
+// Status implements views.Host.
+func (n *Node) Status() views.Status {
+	ms := &n.membership
+	ms.mu.Lock()
+	s := views.Status{Epoch: ms.epoch.Load()}
+	now := time.Now()
+	for set := ms.peers.Load() &^ ms.connected; set != 0; set &= set - 1 {
+		if number := lowest(set); now.Sub(ms.downAt[number]) > n.cfg.Unreachable {
+			s.Unreachable |= bit(number)
+		}
+	}
+	ms.mu.Unlock()
+	s.Settled, s.CaughtUp = true, true
+	for i := range n.lanes {
+		s.Settled = s.Settled && !n.lanes[i].unsettled.Load()
+		s.CaughtUp = s.CaughtUp && !n.lanes[i].behind.Load()
+	}
+	if s.Epoch != ms.epoch.Load() {
+		s.Settled, s.CaughtUp = false, false // another view has been entered meanwhile
+	}
+	return s
+}
+
+// Serves reports whether the replica may answer from what it holds: it is a serving member of a view, and its lease is live by a clock reading made
+// during the call. One call covers all requests that have been read before it.
+func (n *Node) Serves() bool {
+	if !n.ready.Load() {
+		return false
+	}
+	until := n.membership.lease.Load()
+	return until == forever || views.Now() < until
+}
+
+// WaitReady returns when the replica has served, or ctx ends.
 func (n *Node) WaitReady(ctx context.Context) error {
 	select {
 	case <-n.membership.waiters:
@@ -142,18 +274,32 @@ func (n *Node) WaitReady(ctx context.Context) error {
 
 // Reason says why the replica does not serve, in words for a client.
 func (n *Node) Reason() string {
-	if why := n.membership.reason.Load(); why != nil {
-		return *why
+	reason := *n.membership.reason.Load()
+	if explain := n.membership.explain.Load(); explain != nil {
+		if more := (*explain)(); more != "" {
+			reason += ": " + more
+		}
 	}
-	return "the replica is not ready"
+	return reason
 }
 
-// Members returns the numbers of members and how many of them are connected, this one included.
+// Explain gives the node words of the control plane's to add to Reason; they may be empty.
+func (n *Node) Explain(why func() string) { n.membership.explain.Store(&why) }
+
+// CurrentView is the view that the replica has entered. Its members must not be changed.
+func (n *Node) CurrentView() views.View {
+	ms := &n.membership
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return ms.view
+}
+
+// Members returns the numbers of members of the view and how many of them are connected, this one included.
 func (n *Node) Members() (members, connected int) {
 	ms := &n.membership
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	return bits.OnesCount64(ms.expected) + 1, bits.OnesCount64(ms.connected) + 1
+	return len(ms.view.Members), bits.OnesCount64(ms.connected) + 1
 }
 
 // PeerUp implements Handler.
@@ -161,56 +307,45 @@ func (n *Node) PeerUp(peer Member) error {
 	ms := &n.membership
 	ms.changing.Lock()
 	defer ms.changing.Unlock()
-	view, err := ms.meet(peer)
-	if err != nil {
-		return err
+	if !ms.view.Has(peer) && ms.peers.Load()&bit(peer.Number) == 0 {
+		return fmt.Errorf("replica %v is not in the view of epoch %d", peer, ms.epoch.Load())
 	}
-	ms.heard[peer.Number] = false
+	ms.mu.Lock()
+	ms.interrupted &^= bit(peer.Number)
+	ms.mu.Unlock()
+	ms.heard[peer.Number], ms.lost[peer.Number] = false, false
 	n.credit.reset(peer.Number)
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.lock()
-		nl.lane.SetView(view)
 		nl.lane.PeerUp(peer)
 		nl.unlock(&ms.passes[peer.Number])
 	}
 	n.grant(peer.Number)
 	n.transport.Flush()
 	ms.passes[peer.Number].end()
+	n.catchUp.wake()
 	return nil
-}
-
-// meet accepts a peer, perhaps a new life of it, or says why not.
-func (ms *membership) meet(peer Member) (View, error) {
-	n := ms.node
-	ms.mu.Lock()
-	defer ms.mu.Unlock()
-	if ms.expected&bit(peer.Number) == 0 {
-		return View{}, fmt.Errorf("replica %d is not in the group %s", peer.Number, groupString(n.cfg.Group))
-	}
-	if known := ms.members[peer.Number]; known != peer {
-		if known.Incarnation != 0 && !n.pristine() {
-			err := fmt.Errorf("replica %d has been restarted with an empty memory and cannot rejoin replica %d, which holds data: restart all replicas of the group",
-				peer.Number, n.self.Number)
-			ms.why[peer.Number] = err.Error()
-			ms.setReady()
-			return View{}, err
-		}
-		ms.members[peer.Number] = peer
-	}
-	return ms.view(), nil
 }
 
 // hear notes that something has come through a peer's channel: it has accepted us, as we have it.
 func (ms *membership) hear(peer Member) {
-	n := ms.node
 	ms.heard[peer.Number] = true
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	ms.connected |= bit(peer.Number)
-	ms.why[peer.Number] = ""
-	n.log.Info().Uint8("peer", peer.Number).Str("address", n.cfg.Group[peer.Number]).Msg("replica connected")
-	ms.setReady()
+	if ms.view.Has(peer) {
+		ms.connected |= bit(peer.Number)
+		ms.node.log.Info().Uint8("peer", peer.Number).Msg("replica connected")
+	}
+}
+
+// Interrupt implements Interrupter.
+func (n *Node) Interrupt(peer Member) {
+	ms := &n.membership
+	ms.mu.Lock()
+	ms.interrupted |= bit(peer.Number)
+	ms.wakeWaiters()
+	ms.mu.Unlock()
 }
 
 // PeerDown implements Handler.
@@ -227,44 +362,27 @@ func (n *Node) PeerDown(peer Member, err error) {
 		nl.unlock(&ms.passes[peer.Number])
 	}
 	ms.passes[peer.Number].end()
-	ms.lost(peer, err)
-}
-
-// lost notes that a peer's channel is gone.
-func (ms *membership) lost(peer Member, err error) {
-	n := ms.node
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	var r *refusal
-	if errors.As(err, &r) && !r.toPeer {
-		ms.why[peer.Number] = r.text
-	}
 	if ms.connected&bit(peer.Number) != 0 {
 		ms.connected &^= bit(peer.Number)
 		ms.downAt[peer.Number] = time.Now()
 		n.log.Warn().Uint8("peer", peer.Number).Err(err).Msg("replica disconnected")
 	}
-	ms.setReady()
-}
-
-// pristine reports whether the node holds nothing and has never held anything.
-func (n *Node) pristine() bool {
-	for i := range n.lanes {
-		nl := &n.lanes[i]
-		nl.lock()
-		p := nl.lane.Pristine()
-		nl.unlock(nil)
-		if !p {
-			return false
-		}
-	}
-	return true
+	n.catchUp.wake()
 }
 
 // Receive implements Handler.
 func (n *Node) Receive(m *Message) {
 	ms := &n.membership
 	from := m.From.Number
+	if ms.lost[from] {
+		return
+	}
+	if m.Epoch > ms.epoch.Load() && !ms.awaitEpoch(m) {
+		ms.lost[from] = true
+		return
+	}
 	if !ms.heard[from] {
 		ms.hear(m.From)
 	}
@@ -273,7 +391,32 @@ func (n *Node) Receive(m *Message) {
 		n.admitAgain(&ms.passes[from])
 		return
 	}
+	if m.Kind == NEEDROOM {
+		n.makeRoomElsewhere(int64(m.ID), &ms.passes[from])
+		return
+	}
 	n.receive(m, &ms.passes[from])
+}
+
+// awaitEpoch holds a channel whose sender has entered a view that this member has not (design section 4, "View change"): what comes is not
+// to be lost, and not to be taken by the rules of the old view. What the batch has made so far is not held. It reports false if the channel
+// has ended before.
+func (ms *membership) awaitEpoch(m *Message) bool {
+	n, from := ms.node, m.From.Number
+	n.transport.Flush()
+	ms.passes[from].end()
+	for {
+		ms.mu.Lock()
+		interrupted, changed := ms.closed || ms.interrupted&bit(from) != 0, ms.changed
+		ms.mu.Unlock()
+		switch {
+		case interrupted:
+			return false
+		case m.Epoch <= ms.epoch.Load():
+			return true
+		}
+		<-changed
+	}
 }
 
 // EndBatch implements Handler: what the batch made for peers and clients is sent, and memory kept ahead of what comes next.
@@ -282,8 +425,8 @@ func (n *Node) EndBatch(peer Member) {
 	n.grantAll()
 	n.transport.Flush()
 	ms.passes[peer.Number].end()
-	if !n.hasRoom(n.room.low) || ms.stalls[peer.Number].lanes.Load() != 0 {
-		n.makeSomeRoom(n.room.low, stepsOfBatch, n.room.now.Load(), &ms.passes[peer.Number])
+	if !n.hasRoom(n.room.low.Load()) || ms.stalls[peer.Number].lanes.Load() != 0 {
+		n.makeSomeRoom(n.room.low.Load(), stepsOfBatch, n.room.now.Load(), &ms.passes[peer.Number])
 		n.unstall(peer.Number, &ms.passes[peer.Number])
 		n.transport.Flush()
 		ms.passes[peer.Number].end()
@@ -312,7 +455,8 @@ func (n *Node) keepTime() {
 		busy := n.tickLanes(&pass)
 		if now := time.Now(); now.Sub(lastCheck) >= tickIdle {
 			lastCheck = now
-			n.membership.check()
+			n.forgetSettled()
+			n.reserveUnique()
 			n.keepRoom(uint32(now.Unix()), &pass)
 		}
 		n.Flush()

@@ -5,7 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -14,6 +14,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hermesd/replication/views"
 	"hermesd/table"
 )
 
@@ -200,6 +201,8 @@ func TestLargeAmongSmall(t *testing.T) {
 type sink struct{ sent []Message }
 
 func (s *sink) Start(Handler) error { return nil }
+func (s *sink) SetPeers([]Peer)     {}
+func (s *sink) Reset(Member)        {}
 func (s *sink) Send(_ uint8, m *Message) {
 	c := *m
 	c.Key, c.Value = bytes.Clone(m.Key), bytes.Clone(m.Value)
@@ -218,14 +221,14 @@ func TestFollowerWithoutMemory(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tab.Close()
-	n, err := assemble(Config{Self: 2, Group: map[uint8]string{1: "a:1", 2: "b:1"}, Table: tab, ItemSizeMax: 32 << 10, OpTimeout: steady,
-		Listener: noListener{}, Logger: zerolog.Nop()}, 7, 1000)
+	n, err := assemble(Config{Self: Member{Number: 2, Incarnation: 7}, Replicas: 2, Table: tab, ItemSizeMax: 32 << 10, OpTimeout: steady, Unique: 1000, Logger: zerolog.Nop()})
 	if err != nil {
 		t.Fatal(err)
 	}
 	wire := new(sink)
 	n.transport = wire
 	peer := Member{Number: 1, Incarnation: 3}
+	n.Enter(viewOf(peer, n.self))
 	if err := n.PeerUp(peer); err != nil {
 		t.Fatal(err)
 	}
@@ -241,6 +244,9 @@ func TestFollowerWithoutMemory(t *testing.T) {
 		for _, m := range sent {
 			switch m.Kind {
 			case ACK:
+				if m.ID > updates {
+					continue // of the deletes below
+				}
 				if acked[m.ID] || m.ID < last[m.Lane] {
 					t.Fatalf("lane %d: update %d is acknowledged after %d", m.Lane, m.ID, last[m.Lane])
 				}
@@ -268,6 +274,30 @@ func TestFollowerWithoutMemory(t *testing.T) {
 	if stalled := n.counters.stalled.Load(); stalled == 0 || len(acked) == updates {
 		t.Fatalf("%d lanes stalled, %d of %d updates were acknowledged: the memory was to be too small", stalled, len(acked), updates)
 	}
+	// The peer may be full too, and evict: its deletes of what is stored here must not wait behind its updates, or each would wait for the other.
+	deletes := uint64(0)
+	for id := range acked {
+		key := fmt.Appendf(nil, "key%d", id)
+		lane := laneOf(table.Hash(key))
+		if n.membership.stalls[1].lanes.Load()&bit(uint8(lane)) == 0 {
+			continue
+		}
+		if _, ok := dump(n)[string(key)]; !ok {
+			continue
+		}
+		deletes++
+		n.Receive(&Message{Kind: INV, From: peer, Epoch: 1, Lane: uint8(lane), Clock: updates, Key: key, ID: updates + deletes, Bits: BitTombstone,
+			TS: table.Timestamp{Write: id<<8 | 1, Step: 1<<8 | 1}})
+		if !slices.ContainsFunc(wire.sent, func(m Message) bool { return (m.Kind == ACK || m.Kind == NACK) && m.ID == updates+deletes }) {
+			t.Fatalf("a delete of key %q waits behind updates that there is no memory for", key)
+		}
+		if deletes == 20 {
+			break
+		}
+	}
+	if deletes == 0 {
+		t.Fatal("no stalled lane has an item")
+	}
 	for round := 0; len(acked) < updates; round++ {
 		if round > 5_000 {
 			t.Fatalf("%d of %d updates are acknowledged, and no more", len(acked), updates)
@@ -280,5 +310,11 @@ func TestFollowerWithoutMemory(t *testing.T) {
 	n.PeerDown(peer, errors.New("over"))
 }
 
-// noListener is for a Config whose transport is a test's own.
-type noListener struct{ net.Listener }
+// viewOf is a first view in which all serve.
+func viewOf(members ...Member) views.View {
+	v := views.View{Epoch: 1}
+	for _, m := range members {
+		v.Members = append(v.Members, views.Replica{Member: m, Serving: true})
+	}
+	return v
+}

@@ -43,12 +43,15 @@ const (
 	// Newer is the greatest time stamp that the sender has dropped.
 	FETCHED
 
+	// NEEDROOM is between nodes: a member that catches up has no memory for what comes, and evicts nothing; ID is how many bytes the others should free.
+	NEEDROOM
+
 	kindEnd
 )
 
 var kindNames = [...]string{INV: "INV", ACK: "ACK", NACK: "NACK", VAL: "VAL", PROBE: "PROBE", STATE: "STATE",
 	CLOCKASK: "CLOCKASK", CLOCK: "CLOCK", MARK: "MARK", CREDIT: "CREDIT",
-	FETCH: "FETCH", ENTRY: "ENTRY", FETCHED: "FETCHED"}
+	FETCH: "FETCH", ENTRY: "ENTRY", FETCHED: "FETCHED", NEEDROOM: "NEEDROOM"}
 
 func (k Kind) String() string {
 	if int(k) < len(kindNames) && kindNames[k] != "" {
@@ -69,8 +72,7 @@ const (
 	BitComplete                    // FETCHED: the whole lane has been sent
 )
 
-// Member is one life of a replica: its number in the group (1..MaxMember) and the incarnation, which no two
-// lives of the same number share.
+// Member is one life of a replica.
 type Member = views.Member
 
 // MaxMember is the greatest member number; sets of members are 64-bit masks.

@@ -1,28 +1,35 @@
 package replication
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"math/bits"
 	"net"
-	"sort"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"github.com/rs/zerolog"
 
+	"hermesd/replication/views"
 	"hermesd/table"
 )
 
 // Config says what replica a Node is, and of which group.
 type Config struct {
-	Self             uint8            // this replica's number, 1..MaxMember; 0 in a group of one without numbers: 1
-	Group            map[uint8]string // replication addresses (host:port) by number, Self's included; empty: a group of one
-	Listener         net.Listener     // for the other replicas, listening on Group[Self]; nil in a group of one
-	Table            *table.Table     // the node closes nothing of it
-	ItemSizeMax      uint32           // bytes, memcached's -I
-	DisableEvictions bool             // memcached's -M: a full table refuses updates instead
-	OpTimeout        time.Duration    // an operation that the group has not finished by then is answered Unavailable; 0: 3 s
+	Self     Member       // this life of this replica; zero: a replica for itself, which needs no control plane
+	Replicas int          // how many the group is meant to have, for checking that there is memory for it; 0: 1
+	Listener net.Listener // for channels with the other replicas; nil for a replica for itself
+	Unique   uint64       // unique numbers of earlier lives lie below; 0: taken from the clock
+	// ReserveUnique notes on the disk that n more unique numbers may be used, and returns the bound below which they lie (views.Store). nil: there
+	// is no bound, and none is noted.
+	ReserveUnique    func(n uint64) (from, to uint64, err error)
+	Unreachable      time.Duration // a member without a channel for so long is reported; 0: 100 ms
+	Table            *table.Table  // the node closes nothing of it
+	ItemSizeMax      uint32        // bytes, memcached's -I
+	DisableEvictions bool          // memcached's -M: a full table refuses updates instead
+	OpTimeout        time.Duration // an operation that the group has not finished by then is answered Unavailable; 0: 3 s
 	Logger           zerolog.Logger
 }
 
@@ -30,18 +37,20 @@ type Config struct {
 // and makes room in the table. All methods are safe for concurrent use.
 type Node struct {
 	cfg       Config
-	self      Member
+	self      Member // Restart changes it, while no transport runs
 	table     *table.Table
 	lanes     [table.Lanes]nodeLane
 	transport Transport
 	log       zerolog.Logger
 	ops       sync.Pool
 
-	unique atomic.Uint64
-	ready  atomic.Bool
-	alone  bool // a group of one
+	unique    atomic.Uint64
+	uniqueEnd atomic.Uint64 // numbers from here on have not been reserved
+	ready     atomic.Bool
+	alone     bool // a replica for itself: no transport, no control plane
 
 	membership membership
+	catchUp    catchUp
 	credit     credit
 	room       room
 	counters   counters
@@ -73,107 +82,88 @@ type nodeLane struct {
 	floor atomic.Uint64 // F's Write word; F has no steps
 	busy  atomic.Bool   // Tick has something to do
 
+	// Likewise, for Status.
+	unsettled atomic.Bool
+	behind    atomic.Bool // not caught up
+
 	starved atomic.Bool // operations may be waiting for room
 
 	_ [64]byte // the next lane's atomics lie on lines of their own
 }
 
-// New starts a replica. A group of one serves at once; another once all of its replicas are connected.
+// New starts a replica. One for itself serves at once; another when the control plane has it enter a view and gives it a lease.
 func New(cfg Config) (*Node, error) {
-	if cfg.Self == 0 {
-		cfg.Self = 1
-	}
-	if len(cfg.Group) == 0 {
-		cfg.Group = map[uint8]string{cfg.Self: ""}
-	}
-	if err := cfg.validate(); err != nil {
-		return nil, err
-	}
-	if cfg.OpTimeout == 0 {
-		cfg.OpTimeout = 3 * time.Second
-	}
-	// Unique numbers of an earlier life lie below, as long as the clock has not been set back and fewer than a million a second
-	// were taken.
-	n, err := assemble(cfg, uint64(time.Now().UnixNano()), uint64(time.Now().UnixMicro()))
+	n, err := assemble(cfg)
 	if err != nil {
 		return nil, err
 	}
 	if n.alone {
-		n.ready.Store(true)
-	} else if err := n.startTransport(); err != nil {
-		return nil, err
+		n.membership.lease.Store(forever)
+		n.Enter(views.View{Epoch: 1, Members: []views.Replica{{Member: n.self, Serving: true}}})
+	} else {
+		t, err := NewTCP(TCPConfig{Self: n.self, Listener: cfg.Listener, ValueMax: int(cfg.ItemSizeMax), Logger: n.log})
+		if err != nil {
+			return nil, err
+		}
+		n.transport = t
+		if err := t.Start(n); err != nil {
+			return nil, err
+		}
 	}
 	n.done.Add(1)
 	go n.keepTime()
 	return n, nil
 }
 
-// assemble makes the parts of a replica and connects them. Nothing drives it yet: no transport, no clock.
-func assemble(cfg Config, incarnation, unique uint64) (*Node, error) {
-	n := &Node{
-		cfg: cfg, table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}),
-		self:  Member{Number: cfg.Self, Incarnation: incarnation},
-		alone: len(cfg.Group) == 1,
+// assemble makes the parts of a replica and connects them. Nothing drives it yet: no transport, no clock, no view.
+func assemble(cfg Config) (*Node, error) {
+	if cfg.Table == nil {
+		return nil, errors.New("replication: Config.Table is nil")
 	}
+	if cfg.Self.Number > MaxMember {
+		return nil, fmt.Errorf("replica number %d is not in 1..%d", cfg.Self.Number, MaxMember)
+	}
+	n := &Node{table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}), alone: cfg.Self == Member{}}
+	if n.alone {
+		cfg.Self = Member{Number: 1, Incarnation: uint64(time.Now().UnixNano())}
+	}
+	cfg.Replicas = max(cfg.Replicas, 1)
+	cfg.OpTimeout = cmp.Or(cfg.OpTimeout, 3*time.Second)
+	cfg.Unreachable = cmp.Or(cfg.Unreachable, 100*time.Millisecond)
+	n.cfg, n.self = cfg, cfg.Self
 	n.ops.New = func() any { return new(Op) }
-	n.unique.Store(unique)
+	// Unique numbers of an earlier life lie below the clock, as long as that has not been set back and fewer than a million a second
+	// were taken.
+	n.unique.Store(cmp.Or(cfg.Unique, uint64(time.Now().UnixMicro())))
+	n.uniqueEnd.Store(forever)
+	if cfg.ReserveUnique != nil {
+		from, to, err := cfg.ReserveUnique(uniqueReserve)
+		if err != nil {
+			return nil, err
+		}
+		n.unique.Store(from)
+		n.uniqueEnd.Store(to)
+	}
 	n.membership.init(n)
-	if err := n.credit.init(n.table.MemoryBytes(), n.table.SegmentBytes(), cfg.ItemSizeMax, n.membership.expected); err != nil && !n.alone {
+	if err := n.credit.init(n.table.MemoryBytes(), n.table.SegmentBytes(), cfg.ItemSizeMax, cfg.Replicas-1); err != nil && !n.alone {
 		return nil, err
 	}
-	n.room.init(n)
+	n.room.setLow(n, 0)
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.node, nl.items = n, n.table.Lane(i)
 		nl.store.Lane = nl.items
 		nl.lane = NewLane(uint8(i), nl, &nl.store, fits{n.table}, timing(cfg.OpTimeout))
-		nl.lane.SetView(n.membership.view())
 	}
 	return n, nil
 }
 
-func (c *Config) validate() error {
-	if c.Table == nil {
-		return errors.New("replication: Config.Table is nil")
-	}
-	if _, ok := c.Group[c.Self]; !ok {
-		return fmt.Errorf("replica %d is not in its own group %s", c.Self, groupString(c.Group))
-	}
-	for number := range c.Group {
-		if number == 0 || number > MaxMember {
-			return fmt.Errorf("replica number %d is not in 1..%d", number, MaxMember)
-		}
-	}
-	if len(c.Group) > 1 && c.Listener == nil {
-		return errors.New("replication: Config.Listener is nil in a group of several")
-	}
-	return nil
-}
-
-func groupString(group map[uint8]string) string {
-	numbers := make([]int, 0, len(group))
-	for n := range group {
-		numbers = append(numbers, int(n))
-	}
-	sort.Ints(numbers)
-	s := ""
-	for i, n := range numbers {
-		if i > 0 {
-			s += ","
-		}
-		s += fmt.Sprintf("%d=%s", n, group[uint8(n)])
-	}
-	return s
-}
-
-func (n *Node) startTransport() error {
-	t, err := NewTCP(TCPConfig{Self: n.self, Group: n.cfg.Group, Listener: n.cfg.Listener,
-		ValueMax: int(n.cfg.ItemSizeMax), Logger: n.log})
-	if err != nil {
-		return err
-	}
-	n.transport = t
-	return t.Start(n)
+// Self is the present life of the replica.
+func (n *Node) Self() Member {
+	ms := &n.membership
+	ms.changing.Lock()
+	defer ms.changing.Unlock()
+	return n.self
 }
 
 // Close leaves the group: it ends the channels to the other replicas and returns when nothing of the node runs any more. Operations in
@@ -182,6 +172,7 @@ func (n *Node) Close() error {
 	n.closing.Do(func() {
 		n.membership.close()
 		close(n.stop)
+		n.catchUp.end()
 		n.done.Wait()
 		if n.transport != nil {
 			n.closed = n.transport.Close()
@@ -207,6 +198,9 @@ func (n *Node) FreeOp(op *Op) {
 	op.reset()
 	n.ops.Put(op)
 }
+
+// peerCount is the number of the view's other members.
+func (n *Node) peerCount() int { return bits.OnesCount64(n.membership.peers.Load()) }
 
 func laneOf(hash uint64) int { return table.LaneOf(hash) }
 
@@ -332,6 +326,12 @@ func (nl *nodeLane) unlock(pass *pass) {
 			nl.node.membership.wake()
 		}
 	}
+	if unsettled := !l.Settled(); unsettled != nl.unsettled.Load() {
+		nl.unsettled.Store(unsettled)
+	}
+	if behind := !l.CaughtUp(); behind != nl.behind.Load() {
+		nl.behind.Store(behind)
+	}
 	l.letGo()
 	op := nl.finished
 	nl.finished, nl.lastFinished = nil, nil
@@ -407,15 +407,37 @@ func (nl *nodeLane) Done(op *Op) {
 
 func (nl *nodeLane) Unique() uint64 { return nl.node.unique.Add(1) }
 
+// Unique numbers are reserved so many at a time, and again when only half are left: a disk that cannot be written to is felt after
+// billions of updates.
+const uniqueReserve = 1 << 32
+
+// reserveUnique is called by the clock. A replica whose numbers come to an end, which it cannot reserve, stops to serve.
+func (n *Node) reserveUnique() {
+	if n.cfg.ReserveUnique == nil || n.uniqueEnd.Load()-n.unique.Load() > uniqueReserve/2 {
+		return
+	}
+	_, to, err := n.cfg.ReserveUnique(uniqueReserve)
+	if err == nil {
+		n.uniqueEnd.Store(to)
+		return
+	}
+	n.log.Error().Err(err).Msg("unique numbers cannot be reserved")
+	if n.uniqueEnd.Load()-n.unique.Load() < 1<<24 {
+		n.membership.say("the data directory cannot be written to: " + err.Error())
+		n.ready.Store(false)
+	}
+}
+
 func (nl *nodeLane) Admit(keyLen, valueLen int) bool {
 	nl.settle()
 	n, cost := nl.node, itemCost(keyLen, valueLen)
-	if !n.credit.admit(n.membership.expected, nl.lane.number, cost, int64(n.table.FreeBytes())) {
+	peers := nl.lane.peers
+	if !n.credit.admit(peers, nl.lane.number, cost, int64(n.table.FreeBytes())) {
 		nl.starved.Store(true)
 		return false
 	}
 	nl.taken += cost
-	nl.cost, nl.unsent = cost, n.membership.expected
+	nl.cost, nl.unsent = cost, peers
 	return true
 }
 
@@ -434,7 +456,7 @@ func (n *Node) isFullFor(op *Op) bool {
 		if n.alone {
 			return false // Put knows best
 		}
-		return int64(n.table.FreeBytes())-n.credit.reserve(n.membership.expected) < itemCost(len(op.Key), len(op.Value))
+		return int64(n.table.FreeBytes())-n.credit.reserve(n.peerCount()) < itemCost(len(op.Key), len(op.Value))
 	}
 	return false
 }

@@ -1,15 +1,11 @@
 package replication
 
 import (
-	"context"
 	"fmt"
-	"net"
 	"strconv"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/rs/zerolog"
 
 	"hermesd/table"
 )
@@ -17,45 +13,7 @@ import (
 // startNodes starts a group of n replicas in this process, over real sockets, and waits until all serve.
 func startNodes(t testing.TB, n int, memoryBytes uint64) []*Node {
 	t.Helper()
-	group := map[uint8]string{}
-	listeners := make([]net.Listener, n)
-	for i := range listeners {
-		ln, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		listeners[i] = ln
-		group[uint8(i+1)] = ln.Addr().String()
-	}
-	nodes := make([]*Node, n)
-	for i := range nodes {
-		nodes[i] = startNode(t, uint8(i+1), group, listeners[i], memoryBytes)
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
-	defer cancel()
-	for _, node := range nodes {
-		if err := node.WaitReady(ctx); err != nil {
-			t.Fatal(err)
-		}
-	}
-	return nodes
-}
-
-func startNode(t testing.TB, self uint8, group map[uint8]string, ln net.Listener, memoryBytes uint64) *Node {
-	t.Helper()
-	tab, err := table.New(table.Config{MemoryBytes: memoryBytes, ItemSizeMax: 1 << 20})
-	if err != nil {
-		t.Fatal(err)
-	}
-	node, err := New(Config{Self: self, Group: group, Listener: ln, Table: tab, ItemSizeMax: 1 << 20, Logger: zerolog.Nop()})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		node.Close()
-		tab.Close()
-	})
-	return node
+	return newCluster(t, clusterOptions{replicas: n, memoryBytes: memoryBytes, itemSizeMax: 1 << 20}).nodes
 }
 
 // caller runs operations one at a time.

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"math/bits"
 	"sync/atomic"
 
 	"hermesd/table"
@@ -9,8 +10,9 @@ import (
 // room makes memory free ahead of need, by reclaiming in the lanes that hold the most. In a group an item is given up by all
 // replicas together: eviction is a delete that goes through the protocol, begun by the one member that evicts in the item's lane.
 type room struct {
-	low     int64  // free memory, in bytes, below which the node evicts: for the others, and for what comes next
-	own     uint64 // lanes that this member evicts in
+	low     atomic.Int64  // free memory, in bytes, below which the node evicts: for the others, and for what comes next
+	own     atomic.Uint64 // lanes that this member evicts in
+	evicts  atomic.Bool   // it may: it is a serving member
 	pending atomic.Int64
 	at      atomic.Uint32 // 1 + the lane in which a segment is being collected; 0: none, as far as known
 	hand    atomic.Uint32 // of compactOthers
@@ -30,36 +32,46 @@ const (
 // aheadSegments is how many segments a group of one keeps free, and a group beyond what a large update needs.
 const aheadSegments = 8
 
-func (r *room) init(n *Node) {
-	r.low = int64(aheadSegments * n.table.SegmentBytes())
+// setLow decides how much memory is kept free in a group with so many peers.
+func (r *room) setLow(n *Node, peers uint64) {
+	low := int64(aheadSegments * n.table.SegmentBytes())
 	if !n.alone {
-		r.low += n.credit.low(n.membership.expected)
+		low += n.credit.low(bits.OnesCount64(peers))
 	}
+	r.low.Store(low)
+}
+
+// setOwners divides the lanes among the members that serve: each has one that begins evictions.
+func (r *room) setOwners(members uint64, self uint8, serving bool) {
 	var numbers []uint8
-	for set := n.membership.expected | bit(n.self.Number); set != 0; set &= set - 1 {
+	for set := members; set != 0; set &= set - 1 {
 		numbers = append(numbers, lowest(set))
 	}
+	own := uint64(0)
 	for lane := range table.Lanes {
-		if numbers[lane%len(numbers)] == n.self.Number {
-			r.own |= 1 << lane
+		if serving && numbers[lane%len(numbers)] == self {
+			own |= 1 << lane
 		}
 	}
+	r.own.Store(own)
+	r.evicts.Store(serving)
 }
 
 // makeRoomFor makes room for what op may write, before its lane is locked. A group of one has it then, if it can be had; in a group
 // the operation waits for it, if need be (Env.Admit).
 func (n *Node) makeRoomFor(op *Op) {
-	need := n.room.low
+	low := n.room.low.Load()
+	need := low
 	if int64(n.table.FreeBytes()) >= need+int64(n.table.NeedBytes(len(op.Key), int(n.cfg.ItemSizeMax))) {
 		return
 	}
 	if size := n.sizeOf(op); size > n.table.SegmentBytes() {
 		need += int64(n.table.NeedBytes(len(op.Key), size))
 	}
-	if n.alone {
+	if n.membership.peers.Load() == 0 {
 		n.makeRoom(need, op.Now, nil)
 	} else {
-		n.makeSomeRoom(need, stepsOfSubmit+int(need-n.room.low)/n.table.SegmentBytes(), op.Now, nil)
+		n.makeSomeRoom(need, stepsOfSubmit+int(need-low)/n.table.SegmentBytes(), op.Now, nil)
 	}
 }
 
@@ -92,7 +104,7 @@ func (n *Node) makeRoom(need int64, now uint32, pass *pass) {
 // makeSomeRoom is makeRoom with a limit to the work, which is done in steps. A lane that has nothing to give is
 // left alone for the rest of the call: Collect says so once in each round through the lane, and then begins another.
 func (n *Node) makeSomeRoom(need int64, steps int, now uint32, pass *pass) {
-	if n.cfg.DisableEvictions {
+	if n.cfg.DisableEvictions || !n.room.evicts.Load() {
 		n.compactAll(need, steps, now, pass)
 		return
 	}
@@ -114,9 +126,9 @@ func (n *Node) makeSomeRoom(need int64, steps int, now uint32, pass *pass) {
 // its member evicts too slowly then and a group must not stop. A segment that has been begun is done first: until it is, it costs memory.
 func (n *Node) chooseLane(spent uint64) (lane int, all, ok bool) {
 	if at := n.room.at.Load(); at != 0 && spent&(1<<(at-1)) == 0 {
-		return int(at - 1), n.room.own&(1<<(at-1)) == 0, true
+		return int(at - 1), n.room.own.Load()&(1<<(at-1)) == 0, true
 	}
-	mine, most := n.table.FullestOf(n.room.own &^ spent)
+	mine, most := n.table.FullestOf(n.room.own.Load() &^ spent)
 	lane, segments := n.table.FullestOf(^spent)
 	switch {
 	case segments < 0:
@@ -124,7 +136,7 @@ func (n *Node) chooseLane(spent uint64) (lane int, all, ok bool) {
 	case most >= 0 && segments <= most+most/8+1:
 		return mine, false, true
 	}
-	return lane, n.room.own&(1<<lane) == 0, true
+	return lane, n.room.own.Load()&(1<<lane) == 0, true
 }
 
 // reclaim has one lane give back some memory: until the segment in hand is done, or the steps are. It returns the steps made, and whether
@@ -153,12 +165,12 @@ const othersAtOnce = 2
 
 // compactOthers gives back garbage in lanes that others evict in, and returns the steps made.
 func (n *Node) compactOthers(now uint32, pass *pass) (made int) {
-	if n.room.own == ^uint64(0) {
+	if n.room.own.Load() == ^uint64(0) {
 		return 0
 	}
 	for looked := 0; looked < othersAtOnce; looked++ {
 		lane := int(n.room.hand.Add(1) % table.Lanes)
-		for n.room.own&(1<<lane) == 0 && n.compact(lane, garbageShare, now, pass) {
+		for n.room.own.Load()&(1<<lane) == 0 && n.compact(lane, garbageShare, now, pass) {
 			made++
 		}
 	}
@@ -200,7 +212,7 @@ func (nl *nodeLane) verdict(key []byte, hash uint64, it *table.Item, now uint32,
 	switch {
 	case nl.lane.Flushed(it):
 		return table.Drop
-	case n.cfg.DisableEvictions && !expired, !all && n.room.own&(1<<nl.lane.number) == 0:
+	case n.cfg.DisableEvictions && !expired, !n.room.evicts.Load(), !all && n.room.own.Load()&(1<<nl.lane.number) == 0:
 		return table.Keep
 	}
 	op := n.NewOp()
@@ -247,12 +259,13 @@ func (n *Node) keepRoom(now uint32, pass *pass) {
 		nl.unlock(pass)
 	}
 	n.moreRoom(stepsOfClock, pass)
+	n.askForRoom()
 }
 
 // moreRoom makes room where it is short, and lets go on who waited for it, here and at the peers.
 func (n *Node) moreRoom(steps int, pass *pass) {
-	if !n.hasRoom(n.room.low) {
-		n.makeSomeRoom(n.room.low, steps, n.room.now.Load(), pass)
+	if low := n.room.low.Load(); !n.hasRoom(low) {
+		n.makeSomeRoom(low, steps, n.room.now.Load(), pass)
 	}
 	if n.alone {
 		return

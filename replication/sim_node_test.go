@@ -36,26 +36,23 @@ func newSimNode(r *simReplica) *simNode {
 	if err != nil {
 		panic(err)
 	}
-	group := map[uint8]string{}
-	for _, m := range r.s.group() {
-		group[m.Number] = r.name()
-	}
-	cfg := Config{Self: r.self.Number, Group: group, Table: t, ItemSizeMax: simItemSizeMax, DisableEvictions: r.s.cfg.noEvict, Logger: zerolog.Nop()}
-	n, err := assemble(cfg, r.self.Incarnation, 1000)
+	cfg := Config{Self: r.self, Replicas: r.s.cfg.replicas, Table: t, ItemSizeMax: simItemSizeMax, DisableEvictions: r.s.cfg.noEvict, Unique: 1000,
+		Logger: zerolog.Nop()}
+	n, err := assemble(cfg)
 	if err != nil {
 		panic(err)
 	}
 	d := &simNode{r: r, node: n}
 	n.transport = d
-	view := n.membership.view()
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		items := &simNodeItems{Lane: nl.items, self: r.self.Number, expired: make(map[uint64]bool)}
 		nl.lane = NewLane(uint8(i), simNodeEnv{nl, r.s}, items, fits{t}, r.s.cfg.timing)
-		nl.lane.SetView(view)
 		d.lanes = append(d.lanes, items)
 		r.lanes = append(r.lanes, &simView{lane: nl.lane, items: nl.items})
 	}
+	n.Enter(viewOf(r.s.group()...))
+	n.Renew(forever)
 	d.fill()
 	return d
 }
@@ -64,7 +61,7 @@ func newSimNode(r *simReplica) *simNode {
 func (d *simNode) fill() {
 	n := d.node
 	value := []byte(strings.Repeat("x", 600))
-	for i := 0; int64(n.table.FreeBytes()) > n.room.low+2*int64(n.table.SegmentBytes()); i++ {
+	for i := 0; int64(n.table.FreeBytes()) > n.room.low.Load()+2*int64(n.table.SegmentBytes()); i++ {
 		key := fmt.Appendf(nil, "ballast%d", i)
 		hash := table.Hash(key)
 		nl := &n.lanes[laneOf(hash)]
@@ -128,6 +125,10 @@ func (i *simNodeItems) Update(it *table.Item) error {
 // Start, Send, Flush, Stats and Close make it the node's Transport: nothing leaves before Flush.
 func (d *simNode) Start(Handler) error { return nil }
 
+// SetPeers and Reset have nothing to do: the simulation says who is connected.
+func (d *simNode) SetPeers([]Peer) {}
+func (d *simNode) Reset(Member)    {}
+
 func (d *simNode) Send(to uint8, m *Message) {
 	if l := d.r.s.link(d.r.index, int(to)-1); l.ends[l.side(d.r)] == simUp {
 		d.out = append(d.out, simOut{to, copyMessage(m)})
@@ -146,21 +147,11 @@ func (d *simNode) Stats(func(string, uint64)) {}
 func (d *simNode) Close() error { return nil }
 
 func (d *simNode) PeerUp(peer Member) error {
-	err := d.node.PeerUp(peer)
-	d.stayReady()
-	return err
+	return d.node.PeerUp(peer)
 }
 
 func (d *simNode) PeerDown(peer Member, err error) {
 	d.node.PeerDown(peer, err)
-	d.stayReady()
-}
-
-// stayReady: how long an outage may last goes by the time of day, which the simulation does not have.
-func (d *simNode) stayReady() {
-	if d.node.membership.formed {
-		d.node.ready.Store(true)
-	}
 }
 
 func (d *simNode) Receive(m *Message)   { d.node.Receive(m) }

@@ -9,8 +9,8 @@ import (
 
 // stall keeps what a peer has sent for lanes that have no memory for it, until they have. Credit sees to it that this does not happen, but for
 // rounding (credit.init): a lane may need a whole segment for the first byte. A lane stalls for one peer only, and evictions go on, also in the
-// lane itself, which brings the segment. What a peer sends for a stalled lane waits behind, in order, but for answers. It is bounded by the
-// peer's credit.
+// lane itself, which brings the segment. What a peer sends for a stalled lane waits behind, in order, but for answers and for deletes of
+// what is stored. It is bounded by the peer's credit, and beyond that by what the peer asks at the pace of its ticks.
 type stall struct {
 	lanes atomic.Uint64 // bit i: messages for lane i wait
 
@@ -44,7 +44,7 @@ func (s *stall) clear() {
 func (n *Node) receive(m *Message, pass *pass) {
 	s := &n.membership.stalls[m.From.Number]
 	if s.lanes.Load()&bit(m.Lane) != 0 {
-		if mayPass(m) {
+		if mayPass(m) || n.deletesStored(m) {
 			m.Clock = 0 // says nothing of updates that have not arrived, and some have not
 		} else if s.enqueue(m, false) {
 			return
@@ -68,8 +68,24 @@ func mayPass(m *Message) bool {
 	return m.Kind == ACK || m.Kind == NACK || m.Kind == VAL || m.Kind == STATE
 }
 
+// deletesStored reports whether m deletes an item that is stored here, which takes no memory and gives some back. It may pass what waits in its lane,
+// or two full members would wait for each other: each evicts, and neither could acknowledge the other's deletes. An update of the same key that
+// waits comes later then, and is outranked; the tombstone is kept for it, since no clock that is heard meanwhile says that it has come.
+func (n *Node) deletesStored(m *Message) bool {
+	if m.Kind != INV || m.Bits&(BitTombstone|BitFlush) != BitTombstone {
+		return false
+	}
+	var it table.Item
+	nl := &n.lanes[m.Lane]
+	nl.lock()
+	defer nl.unlock(nil)
+	return nl.items.Find(table.Hash(m.Key), m.Key, &it)
+}
+
 // storesValue reports whether delivering m may take memory: a delete does not.
-func storesValue(m *Message) bool { return m.Kind == INV && m.Bits&(BitTombstone|BitFlush) == 0 }
+func storesValue(m *Message) bool {
+	return (m.Kind == INV || m.Kind == ENTRY) && m.Bits&(BitTombstone|BitFlush) == 0
+}
 
 // needFor is the memory, in bytes, that has to be free for storing the message's value to be sure of success, whatever other lanes take at the
 // same moment.
@@ -78,7 +94,14 @@ func (n *Node) needFor(m *Message) int64 {
 }
 
 func (n *Node) hasMemoryFor(m *Message) bool {
-	return !storesValue(m) || int64(n.table.FreeBytes()) >= n.needFor(m)
+	if !storesValue(m) {
+		return true
+	}
+	need := n.needFor(m)
+	if m.Kind == ENTRY { // it comes without credit: what is promised to others is not for it
+		need += n.credit.promised.Load()
+	}
+	return int64(n.table.FreeBytes()) >= need
 }
 
 // deliver hands a message to its lane.
@@ -86,7 +109,7 @@ func (n *Node) deliver(m *Message, pass *pass) {
 	nl := &n.lanes[m.Lane]
 	// The values of NACK and STATE come without credit: they may take only what is promised to nobody.
 	spare := int64(0)
-	if m.Kind != INV && len(m.Value) > 0 {
+	if (m.Kind == NACK || m.Kind == STATE) && len(m.Value) > 0 {
 		spare = itemCost(MaxKey, len(m.Value))
 		taken := n.credit.taken.Add(spare)
 		defer n.credit.taken.Add(-spare)
@@ -102,8 +125,11 @@ func (n *Node) deliver(m *Message, pass *pass) {
 	nl.lane.Receive(m)
 	nl.store.refuse = false
 	nl.unlock(pass)
-	if m.Kind == INV {
+	switch m.Kind {
+	case INV:
 		n.credit.stored(m.From.Number, m)
+	case FETCHED:
+		n.catchUp.wake()
 	}
 }
 
@@ -138,7 +164,7 @@ func (n *Node) unstall(peer uint8, pass *pass) {
 }
 
 func (n *Node) unstallAll(pass *pass) {
-	for set := n.membership.expected; set != 0; set &= set - 1 {
+	for set := n.membership.peers.Load(); set != 0; set &= set - 1 {
 		n.unstall(lowest(set), pass)
 	}
 }

@@ -2,12 +2,9 @@ package replication
 
 import (
 	"context"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"net"
-	"slices"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -17,14 +14,12 @@ import (
 
 // TCPConfig says what a TCP transport needs. The limits have defaults that suit a group; tests set them lower.
 type TCPConfig struct {
-	// Self is this life of this replica. Its number must be in Group. Incarnations should grow from one life to the next:
-	// when two processes claim one number at once, the greater incarnation is believed.
+	// Self is this life of this replica, until Reset. Its number is 1 to MaxMember, its incarnation not 0. Where peers are
+	// listed with any incarnation, incarnations should grow from one life to the next: when two processes claim one number at once, the
+	// greater incarnation is believed.
 	Self Member
-	// Group gives the replication address, host:port, of every member, self included. It must be the same text in the whole
-	// group: members that were started with different groups refuse each other.
-	Group map[uint8]string
-	// Listener listens at this member's address already, so that a port in use is the caller's one clear line. NewTCP takes it
-	// over, and closes it also when it fails. It may be nil in a group of one.
+	// Listener listens already where the other members are told to dial, so that a port in use is the caller's one clear line. Its
+	// connections are *net.TCPConn. NewTCP takes it over, and closes it also when it fails.
 	Listener net.Listener
 	// Logger is told of channels set up, lost and refused; a reason that repeats is logged once.
 	Logger zerolog.Logger
@@ -40,12 +35,16 @@ type TCPConfig struct {
 	PeerTimeout time.Duration
 	// HandshakeTimeout is how long a new connection may take to say who it is; 0: 5 s.
 	HandshakeTimeout time.Duration
+	// HoldTimeout is how long a member that connects and is not among the peers is held, in case SetPeers is about to list it, before it
+	// is refused; 0: 1 s. It is at most half of HandshakeTimeout, which the one that is held measures too.
+	HoldTimeout time.Duration
 }
 
 // Defaults and limits of TCP.
 const (
 	defaultPeerTimeout      = 5 * time.Second
 	defaultHandshakeTimeout = 5 * time.Second
+	defaultHoldTimeout      = 1 * time.Second
 
 	strangersMax = 128 // connections at once that have not said who they are yet
 )
@@ -58,39 +57,45 @@ func OutLimitFor(valueMax int) int { return 64<<20 + 4*valueMax }
 
 var errStartedBefore = errors.New("replication: the transport has been started before")
 
-// errTransportClosed is what PeerDown is told when Close ends a channel.
-var errTransportClosed = errors.New("this replica closes")
+// Why channels end, as PeerDown is told, that this end does not want any more.
+var (
+	errTransportClosed = errors.New("this replica closes")
+	errReset           = errors.New("this replica begins a new life")
+)
 
 // TCP is the Transport over TCP: one connection for each pair of members, dialled by the one with the higher
 // number. So there is one direction of setting up, no two connections of a pair cross each other, and who tries
 // again after a break is never in question. The price is that a restarted member with a low number waits to be
-// dialled, at most redialMax.
+// dialled, at most redialMax, unless the other is told of it by SetPeers.
 //
 // What Send encodes gathers in a buffer for each member (tcpChannel); Flush writes it, and what the socket does
 // not take is left to that member's writer goroutine. Each channel has one goroutine that reads, and calls the Handler.
 type TCP struct {
-	cfg    TCPConfig
-	digest [sha256.Size]byte // of Group
-	log    zerolog.Logger
-	peers  [MaxMember + 1]*tcpPeer // by number; nil: self, or not in the group
-	dirty  atomic.Uint64           // bit n: something may wait to be flushed for member n
+	cfg   TCPConfig
+	log   zerolog.Logger
+	peers [MaxMember + 1]atomic.Pointer[tcpPeer] // by number; nil: never listed
+	dirty atomic.Uint64                          // bit n: something may wait to be flushed for member n
 
-	handler Handler
-	ctx     context.Context // done: closed
-	cancel  context.CancelFunc
-	wg      sync.WaitGroup // every goroutine of the transport
+	handler   Handler
+	interrupt func(peer Member) // the handler's, or nothing
+	ctx       context.Context   // done: closed
+	cancel    context.CancelCauseFunc
+	wg        sync.WaitGroup // every goroutine of the transport
 
-	mu      sync.Mutex
-	started bool
-	closed  bool
-	conns   map[net.Conn]struct{} // all that are open, for Close
-	said    map[string]struct{}   // what was logged of connections that belong to no member
+	mu       sync.Mutex
+	started  bool
+	closed   bool
+	self     Member
+	changed  chan struct{}         // closed by the next SetPeers or Reset: who is held in the handshake is judged again
+	arrivals map[Member]*arrival   // those held in the handshake, the latest of each member
+	conns    map[net.Conn]struct{} // all that are open, for Close
+	said     map[string]struct{}   // what was logged of connections that belong to no member
 
-	strangers atomic.Int64  // connections that have not said who they are yet
+	strangers atomic.Int64  // connections that have not said who they are yet, or are held
 	refused   atomic.Uint64 // connections refused, of members and others
 }
 
-// NewTCP checks cfg and returns a transport that does nothing until Start.
+// NewTCP checks cfg and returns a transport that does nothing until Start, and has no peers until SetPeers.
 func NewTCP(cfg TCPConfig) (*TCP, error) {
 	if err := cfg.complete(); err != nil {
 		if cfg.Listener != nil {
@@ -98,42 +103,24 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 		}
 		return nil, err
 	}
-	t := &TCP{cfg: cfg, log: cfg.Logger, digest: sha256.Sum256([]byte(groupText(cfg.Group))),
-		conns: make(map[net.Conn]struct{}), said: make(map[string]struct{})}
-	t.ctx, t.cancel = context.WithCancel(context.Background())
-	for number, address := range cfg.Group {
-		if number != cfg.Self.Number {
-			t.peers[number] = newTCPPeer(t, number, address)
-		}
-	}
+	t := &TCP{cfg: cfg, self: cfg.Self, log: cfg.Logger, interrupt: func(Member) {}, changed: make(chan struct{}),
+		arrivals: make(map[Member]*arrival), conns: make(map[net.Conn]struct{}), said: make(map[string]struct{})}
+	t.ctx, t.cancel = context.WithCancelCause(context.Background())
 	return t, nil
 }
 
 // complete checks the configuration and fills in defaults.
 func (cfg *TCPConfig) complete() error {
-	if _, ok := cfg.Group[cfg.Self.Number]; !ok {
-		return fmt.Errorf("replication: member %d is not in its own group %s", cfg.Self.Number, groupText(cfg.Group))
-	}
-	owners := make(map[string]uint8)
-	for number, address := range cfg.Group {
-		if number < 1 || number > MaxMember {
-			return fmt.Errorf("replication: member number %d is not in 1..%d", number, MaxMember)
-		}
-		if _, _, err := net.SplitHostPort(address); err != nil {
-			return fmt.Errorf("replication: address %q of member %d is not host:port: %w", address, number, err)
-		}
-		if other, ok := owners[address]; ok {
-			return fmt.Errorf("replication: members %d and %d have the same address %s", min(number, other), max(number, other), address)
-		}
-		owners[address] = number
+	if err := checkSelf(cfg.Self); err != nil {
+		return err
 	}
 	switch {
-	case cfg.Listener == nil && len(cfg.Group) > 1:
+	case cfg.Listener == nil:
 		return errors.New("replication: a member of a group needs a listener")
 	case cfg.ValueMax < 1 || cfg.ValueMax > MaxValue:
 		return fmt.Errorf("replication: ValueMax %d is not in 1..%d", cfg.ValueMax, MaxValue)
-	case cfg.OutLimit < 0 || cfg.HandshakeTimeout < 0:
-		return errors.New("replication: OutLimit and HandshakeTimeout cannot be negative")
+	case cfg.OutLimit < 0 || cfg.HandshakeTimeout < 0 || cfg.HoldTimeout < 0:
+		return errors.New("replication: OutLimit, HandshakeTimeout and HoldTimeout cannot be negative")
 	case cfg.PeerTimeout != 0 && cfg.PeerTimeout < time.Second:
 		return fmt.Errorf("replication: PeerTimeout %v is below 1s", cfg.PeerTimeout)
 	}
@@ -146,28 +133,22 @@ func (cfg *TCPConfig) complete() error {
 	if cfg.HandshakeTimeout == 0 {
 		cfg.HandshakeTimeout = defaultHandshakeTimeout
 	}
+	if cfg.HoldTimeout == 0 {
+		cfg.HoldTimeout = defaultHoldTimeout
+	}
+	cfg.HoldTimeout = min(cfg.HoldTimeout, cfg.HandshakeTimeout/2)
 	return nil
 }
 
-// groupText writes a group as --group takes it, members in order. Its digest is what members compare.
-func groupText(group map[uint8]string) string {
-	var b strings.Builder
-	for _, number := range sortedNumbers(group) {
-		if b.Len() > 0 {
-			b.WriteByte(',')
-		}
-		fmt.Fprintf(&b, "%d=%s", number, group[number])
+// checkSelf says what is wrong with a life of this replica.
+func checkSelf(self Member) error {
+	switch {
+	case self.Number < 1 || self.Number > MaxMember:
+		return fmt.Errorf("replication: member number %d is not in 1..%d", self.Number, MaxMember)
+	case self.Incarnation == 0:
+		return fmt.Errorf("replication: member %d needs an incarnation: 0 stands for any", self.Number)
 	}
-	return b.String()
-}
-
-func sortedNumbers(group map[uint8]string) []uint8 {
-	numbers := make([]uint8, 0, len(group))
-	for number := range group {
-		numbers = append(numbers, number)
-	}
-	slices.Sort(numbers)
-	return numbers
+	return nil
 }
 
 // Start implements Transport.
@@ -181,12 +162,13 @@ func (t *TCP) Start(h Handler) error {
 		return errStartedBefore
 	}
 	t.started, t.handler = true, h
-	if t.cfg.Listener != nil {
-		t.wg.Go(t.accept)
+	if i, ok := h.(Interrupter); ok {
+		t.interrupt = i.Interrupt
 	}
-	for number, p := range t.peers {
-		if p != nil && number < int(t.cfg.Self.Number) {
-			t.wg.Go(p.dialLoop)
+	t.wg.Go(t.accept)
+	for i := range t.peers {
+		if p := t.peers[i].Load(); p != nil && p.listing != nil {
+			t.attend(p)
 		}
 	}
 	return nil
@@ -194,13 +176,16 @@ func (t *TCP) Start(h Handler) error {
 
 // Send implements Transport. A value above ValueMax is a mistake of the caller's, and panics.
 func (t *TCP) Send(to uint8, m *Message) {
-	if int(to) >= len(t.peers) || t.peers[to] == nil {
+	if int(to) >= len(t.peers) {
+		return
+	}
+	p := t.peers[to].Load()
+	if p == nil {
 		return
 	}
 	if len(m.Value) > t.cfg.ValueMax {
 		panic(fmt.Sprintf("replication: sending a value of %d bytes, more than ValueMax %d", len(m.Value), t.cfg.ValueMax))
 	}
-	p := t.peers[to]
 	ch := p.channel.Load()
 	if ch == nil || !ch.send(m) {
 		p.stats.dropped.Add(1)
@@ -219,7 +204,7 @@ func (t *TCP) Flush() {
 	}
 	for dirty := t.dirty.Swap(0); dirty != 0; dirty &= dirty - 1 {
 		number := firstMember(dirty)
-		if ch := t.peers[number].channel.Load(); ch != nil {
+		if ch := t.peers[number].Load().channel.Load(); ch != nil {
 			ch.flush()
 		}
 	}
@@ -231,10 +216,8 @@ func (t *TCP) Close() error {
 	t.mu.Lock()
 	if !t.closed {
 		t.closed = true
-		t.cancel()
-		if t.cfg.Listener != nil {
-			_ = t.cfg.Listener.Close()
-		}
+		t.cancel(errTransportClosed)
+		_ = t.cfg.Listener.Close()
 		for conn := range t.conns {
 			_ = conn.Close()
 		}

@@ -8,6 +8,7 @@ import (
 	"io"
 	"net"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -51,13 +52,14 @@ type tcpChannel struct {
 	raw    syscall.RawConn
 
 	mu       sync.Mutex
-	fill     []byte // frames being built
-	frame    int    // where in fill the open frame begins; -1: none is open
-	messages uint64 // in fill
-	waiting  int    // bytes in fill and out that the socket has not taken
-	busy     bool   // somebody owns out
-	want     bool   // Flush was called while busy
-	dead     error  // why the channel ended: the first reason
+	fill     []byte      // frames being built
+	frame    int         // where in fill the open frame begins; -1: none is open
+	messages uint64      // in fill
+	waiting  int         // bytes in fill and out that the socket has not taken
+	busy     bool        // somebody owns out
+	want     bool        // Flush was called while busy
+	dead     error       // why the channel ended: the first reason
+	ended    atomic.Bool // dead is set, for the reader
 
 	// Owned by whoever has set busy.
 	out       []byte
@@ -293,6 +295,7 @@ func (ch *tcpChannel) breakWith(reason error) {
 	first := ch.dead == nil
 	if first {
 		ch.dead = reason
+		ch.ended.Store(true)
 		close(ch.done)
 	}
 	ch.mu.Unlock()
@@ -392,9 +395,10 @@ func nextFrame(b []byte, limit int) (payload []byte, missing int, err error) {
 	return payload, 0, nil
 }
 
-// deliver hands over the messages of one frame.
+// deliver hands over the messages of one frame, as long as the channel lives.
 func (ch *tcpChannel) deliver(h Handler, frame []byte, m *Message) error {
 	count := uint64(0)
+	defer func() { ch.peer.stats.messagesReceived.Add(count) }()
 	for len(frame) > 0 {
 		n, err := DecodeMessage(frame, m)
 		if err != nil {
@@ -406,8 +410,10 @@ func (ch *tcpChannel) deliver(h Handler, frame []byte, m *Message) error {
 		frame = frame[n:]
 		count++
 		h.Receive(m)
+		if ch.ended.Load() {
+			return ch.cause() // Receive may have waited long, and what it dropped must not be followed by more than need be
+		}
 	}
-	ch.peer.stats.messagesReceived.Add(count)
 	ch.peer.stats.batchesReceived.Add(1)
 	return nil
 }

@@ -17,19 +17,23 @@ import (
 // The handshake. The dialler says HELLO; the listener, once nothing of an earlier channel with that member can be delivered any
 // more, answers with its own; the dialler, which made sure of the same before it dialled, calls PeerUp and says
 // READY; then the listener calls PeerUp and says READY. What follows are frames (tcp_channel.go); each end may send them as
-// soon as it has said READY. In place of any of these, REFUSE tells the other why not, in words for its log.
+// soon as it has said READY. In place of any of these, REFUSE tells the other why not, in words for its log; NOTYET does so
+// where the reason may pass by itself.
+//
+// Each HELLO names both lives, so that a member never takes one incarnation for another. A listener that does not find the dialler among its
+// peers, or is not the incarnation that the dialler looks for, holds it for HoldTimeout: views do not reach all members at one time.
 //
 //	magic 8 bytes | protocol version 2 | type 2 | length of payload 4 | payload | CRC-32C of all before 4
 //
 // The first 16 bytes stay as they are in all versions of the protocol, so that versions can refuse each other in words.
 const (
-	protocolVersion = 1
+	protocolVersion = 2
 
 	textMax    = 16 << 10        // bytes of a refusal
 	lingerTime = 1 * time.Second // for a refusal to arrive
 
 	greetHead = 16
-	helloSize = 1 + 1 + 2 + 8 + 4 + 32
+	helloSize = 1 + 1 + 2 + 8 + 8 + 4
 )
 
 var greetMagic = [8]byte{'h', 'e', 'r', 'm', 'e', 's', 'd', '\n'}
@@ -40,21 +44,22 @@ const (
 	greetHello greeting = 1 + iota
 	greetReady
 	greetRefuse
+	greetNotYet
 )
 
-// hello is the payload of HELLO: number 1 byte, to 1, lanes 2, incarnation 8, valueMax 4, group 32.
+// hello is the payload of HELLO: number 1 byte, number of to 1, lanes 2, incarnation 8, incarnation of to 8, valueMax 4.
 type hello struct {
 	from     Member
-	to       uint8 // whom the sender believes to talk to
+	to       Member // whom the sender believes to talk to; incarnation 0: any
 	lanes    uint16
 	valueMax uint32
-	group    [32]byte // SHA-256 of groupText
 }
 
 // refusal is an error whose text came from the peer, or is meant for it.
 type refusal struct {
 	text   string
 	toPeer bool // we refuse, and the peer is to be told
+	notYet bool // it may be worth trying again soon: a view may be on its way to the one that refuses
 }
 
 func (r *refusal) Error() string {
@@ -66,6 +71,16 @@ func (r *refusal) Error() string {
 
 func refuse(format string, args ...any) error {
 	return &refusal{text: fmt.Sprintf(format, args...), toPeer: true}
+}
+
+func refuseYet(format string, args ...any) error {
+	return &refusal{text: fmt.Sprintf(format, args...), toPeer: true, notYet: true}
+}
+
+// isNotYet reports whether err is a refusal, by either end, that may pass by itself.
+func isNotYet(err error) bool {
+	var r *refusal
+	return errors.As(err, &r) && r.notYet
 }
 
 // notOurs is what somebody is told who talks something else to the replication port. It is how a
@@ -123,6 +138,9 @@ func readGreeting(r io.Reader) (greeting, []byte, error) {
 		return 0, nil, refuse("it speaks version %d of the replication protocol and this replica version %d: run the same hermesd everywhere",
 			version, protocolVersion)
 	}
+	if kind == greetNotYet {
+		return 0, nil, &refusal{text: printable(payload), notYet: true}
+	}
 	return kind, payload, nil
 }
 
@@ -135,18 +153,19 @@ func expectGreeting(r io.Reader, want greeting) ([]byte, error) {
 	return payload, err
 }
 
-func (t *TCP) hello(to uint8) []byte {
+// hello is the HELLO of self to a peer.
+func (t *TCP) hello(self, to Member) []byte {
 	b := make([]byte, 0, helloSize)
-	b = append(b, t.cfg.Self.Number, to)
+	b = append(b, self.Number, to.Number)
 	b = binary.LittleEndian.AppendUint16(b, table.Lanes)
-	b = binary.LittleEndian.AppendUint64(b, t.cfg.Self.Incarnation)
+	b = binary.LittleEndian.AppendUint64(b, self.Incarnation)
+	b = binary.LittleEndian.AppendUint64(b, to.Incarnation)
 	b = binary.LittleEndian.AppendUint32(b, uint32(t.cfg.ValueMax))
-	b = append(b, t.digest[:]...)
 	return appendGreeting(nil, greetHello, b)
 }
 
-// readHello reads a HELLO and refuses what does not belong to this group.
-func (t *TCP) readHello(r io.Reader) (hello, error) {
+// readHello reads a HELLO.
+func readHello(r io.Reader) (hello, error) {
 	b, err := expectGreeting(r, greetHello)
 	if err != nil {
 		return hello{}, err
@@ -154,27 +173,22 @@ func (t *TCP) readHello(r io.Reader) (hello, error) {
 	if len(b) != helloSize {
 		return hello{}, errNotOurs
 	}
-	h := hello{from: Member{Number: b[0], Incarnation: binary.LittleEndian.Uint64(b[4:])}, to: b[1],
-		lanes: binary.LittleEndian.Uint16(b[2:]), valueMax: binary.LittleEndian.Uint32(b[12:]), group: [32]byte(b[16:])}
-	return h, t.checkHello(&h)
+	return hello{from: Member{Number: b[0], Incarnation: binary.LittleEndian.Uint64(b[4:])},
+		to:    Member{Number: b[1], Incarnation: binary.LittleEndian.Uint64(b[12:])},
+		lanes: binary.LittleEndian.Uint16(b[2:]), valueMax: binary.LittleEndian.Uint32(b[20:])}, nil
 }
 
-// checkHello gives the reason that helps most: each later check can fail because of what an earlier one names.
-func (t *TCP) checkHello(h *hello) error {
-	self, group := t.cfg.Self.Number, groupText(t.cfg.Group)
-	_, known := t.cfg.Group[h.from.Number]
+// checkHello refuses what no view can mend. It gives the reason that helps most: each later check can fail because of what an earlier
+// one names.
+func (t *TCP) checkHello(h *hello, self uint8) error {
 	switch {
-	case h.group != t.digest && !known:
-		return refuse("member %d is not in the group of member %d, which is %s", h.from.Number, self, group)
-	case h.group != t.digest:
-		return refuse("members %d and %d were started with different groups: that of member %d is %s", h.from.Number, self, self, group)
+	case h.from.Number < 1 || h.from.Number > MaxMember || h.from.Incarnation == 0:
+		return refuse("there is no member %d of incarnation %d", h.from.Number, h.from.Incarnation)
 	case h.from.Number == self:
 		return refuse("both ends are member %d: give every replica a number of its own", self)
-	case !known:
-		return refuse("member %d is not in the group %s", h.from.Number, group)
-	case h.to != self:
-		return refuse("member %d looks for member %d at the address of member %d: see that each replica listens where the group %s says",
-			h.from.Number, h.to, self, group)
+	case h.to.Number != self:
+		return refuse("member %d looks for member %d at the address of member %d: see that each replica listens where the others are told",
+			h.from.Number, h.to.Number, self)
 	case h.lanes != table.Lanes:
 		return refuse("member %d has %d lanes and member %d has %d: run the same hermesd everywhere", h.from.Number, h.lanes, self, table.Lanes)
 	case int(h.valueMax) != t.cfg.ValueMax:
@@ -190,7 +204,11 @@ func tellRefusal(conn *net.TCPConn, err error) {
 	_ = conn.SetDeadline(time.Now().Add(lingerTime))
 	switch {
 	case errors.As(err, &r) && r.toPeer:
-		_, _ = conn.Write(appendGreeting(nil, greetRefuse, shorten(r.text)))
+		kind := greetRefuse
+		if r.notYet {
+			kind = greetNotYet
+		}
+		_, _ = conn.Write(appendGreeting(nil, kind, shorten(r.text)))
 	case errors.Is(err, errNotOurs):
 		_, _ = conn.Write([]byte(notOurs))
 	default:

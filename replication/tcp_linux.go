@@ -23,3 +23,10 @@ func setUserTimeout(conn *net.TCPConn, timeout time.Duration) error {
 	}
 	return set
 }
+
+// hasHungUp reports whether the other end has closed its direction of the socket, or the connection is gone.
+func hasHungUp(fd uintptr) bool {
+	p := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLRDHUP}}
+	n, err := unix.Poll(p, 0)
+	return err == nil && n > 0 && p[0].Revents&(unix.POLLRDHUP|unix.POLLHUP|unix.POLLERR) != 0
+}

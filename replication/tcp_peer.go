@@ -3,7 +3,6 @@ package replication
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -24,55 +23,68 @@ const (
 	steadyAfter = 1 * time.Second // a channel that lived as long makes the waits short again
 )
 
-// tcpPeer is another member, whatever its incarnation.
+// tcpPeer is what lasts of another member, whatever its incarnation and whether or not it is listed at the time.
 type tcpPeer struct {
 	transport *TCP
 	number    uint8
-	address   string
 	channel   atomic.Pointer[tcpChannel] // what Send uses; nil: not up
 	stats     tcpStats
 
-	// turn is held by the one connection that may be between PeerUp and PeerDown.
+	// turn is held by the one connection that may be between PeerUp and PeerDown. Who has taken it looks whether its listing has ended.
 	turn chan struct{}
 
-	mu      sync.Mutex
-	current *tcpChannel   // has the turn
-	next    chan struct{} // closed to send away the connection that waits for the turn; nil: none waits
-	said    string        // what was logged last, so that it is not said again at every try
+	// Guarded by the transport's mu.
+	listing *listing    // nil: not among the peers
+	current *tcpChannel // has the turn
+	next    *arrival    // waits for the turn
+	said    string      // what was logged last, so that it is not said again at every try
 }
 
-func newTCPPeer(t *TCP, number uint8, address string) *tcpPeer {
-	return &tcpPeer{transport: t, number: number, address: address, turn: make(chan struct{}, 1)}
+func newTCPPeer(t *TCP, number uint8) *tcpPeer {
+	return &tcpPeer{transport: t, number: number, turn: make(chan struct{}, 1)}
 }
 
-// dialLoop keeps a channel with a member of a lower number.
-func (p *tcpPeer) dialLoop() {
-	t := p.transport
+// dialLoop keeps a channel with a member of a lower number as long as it is listed so.
+func (p *tcpPeer) dialLoop(l *listing) {
 	for wait := redialMin; ; {
 		before := p.stats.connects.Load()
-		up, err := p.dial()
-		if t.ctx.Err() != nil {
+		up, err := p.dial(l)
+		if l.ctx.Err() != nil {
 			return
 		}
-		p.say(err)
-		if up > steadyAfter {
-			wait = redialMin
-		} else if p.stats.connects.Load() != before {
-			wait = min(wait, redialAgain)
-		}
-		if !t.sleep(wait/2 + rand.N(wait/2)) {
+		p.say(l, err)
+		wait = redialAfter(wait, up, p.stats.connects.Load() != before, err)
+		if !l.sleep(wait/2 + rand.N(wait/2)) {
 			return
 		}
 		wait = min(2*wait, redialMax)
 	}
 }
 
+// redialAfter is how long to wait at most after a try whose channel was up for so long, or at least accepted, where wait was due.
+func redialAfter(wait, up time.Duration, accepted bool, err error) time.Duration {
+	switch {
+	case up > steadyAfter, isNotYet(err): // who refuses for now has held us before, which is wait enough
+		return redialMin
+	case accepted:
+		return min(wait, redialAgain)
+	}
+	return wait
+}
+
 // dial sets up one channel and serves it until it ends; up is how long it was a channel.
-func (p *tcpPeer) dial() (up time.Duration, err error) {
+func (p *tcpPeer) dial(l *listing) (up time.Duration, err error) {
 	t := p.transport
-	ctx, cancel := context.WithTimeout(t.ctx, dialTimeout)
+	// Nothing of an earlier channel, under another listing, may be delivered once the peer has been told that it is dialled.
+	select {
+	case p.turn <- struct{}{}:
+	case <-l.ctx.Done():
+		return 0, context.Cause(l.ctx)
+	}
+	defer func() { <-p.turn }()
+	ctx, cancel := context.WithTimeout(l.ctx, dialTimeout)
 	defer cancel()
-	c, err := new(net.Dialer).DialContext(ctx, "tcp", p.address)
+	c, err := new(net.Dialer).DialContext(ctx, "tcp", l.Address)
 	if err != nil {
 		return 0, err
 	}
@@ -80,164 +92,46 @@ func (p *tcpPeer) dial() (up time.Duration, err error) {
 		return 0, errTransportClosed
 	}
 	defer t.release(c)
+	defer context.AfterFunc(l.ctx, func() { _ = c.Close() })()
 	conn := c.(*net.TCPConn)
 	if err := t.prepare(conn); err != nil {
 		return 0, err
 	}
-	if _, err := conn.Write(t.hello(p.number)); err != nil {
+	if _, err := conn.Write(t.hello(l.self, l.Member)); err != nil {
 		return 0, err
 	}
-	h, err := t.readHello(conn)
-	if err == nil && h.from.Number != p.number {
-		err = refuse("member %d answers at the address of member %d", h.from.Number, p.number)
+	h, err := readHello(conn)
+	if err == nil {
+		err = t.checkAnswer(&h, l)
 	}
 	if err != nil {
 		tellRefusal(conn, err)
 		return 0, err
 	}
-	p.turn <- struct{}{} // free: only this goroutine takes it
-	defer func() { <-p.turn }()
-	return p.serve(conn, h.from, true)
+	return p.serve(conn, l, h.from, true)
 }
 
-// accept takes connections from members of higher numbers.
-func (t *TCP) accept() {
-	for {
-		c, err := t.cfg.Listener.Accept()
-		if t.ctx.Err() != nil {
-			if err == nil {
-				_ = c.Close()
-			}
-			return
-		}
-		if err != nil {
-			// Out of file descriptors, most likely: others may be given back meanwhile.
-			t.sayOnce("accept: "+err.Error(), func() { t.log.Error().Err(err).Msg("replication: cannot accept connections; trying again") })
-			t.sleep(redialMax)
-			continue
-		}
-		if t.strangers.Add(1) > strangersMax {
-			t.strangers.Add(-1)
-			t.refused.Add(1)
-			_ = c.Close()
-			continue
-		}
-		conn, ok := c.(*net.TCPConn)
-		if !ok || !t.track(conn) {
-			t.strangers.Add(-1)
-			_ = c.Close()
-			continue
-		}
-		t.wg.Go(func() {
-			defer t.release(conn)
-			t.welcome(conn)
-		})
+// checkAnswer says what is wrong with the HELLO of one that was dialled.
+func (t *TCP) checkAnswer(h *hello, l *listing) error {
+	if err := t.checkHello(h, l.self.Number); err != nil {
+		return err
 	}
-}
-
-// welcome finds out who has connected, and serves the channel until it ends.
-func (t *TCP) welcome(conn *net.TCPConn) {
-	stranger := true
-	leave := func() {
-		if stranger {
-			t.strangers.Add(-1)
-			stranger = false
-		}
+	switch {
+	case h.from.Number != l.Number:
+		return refuse("member %d answers at the address of member %d", h.from.Number, l.Number)
+	case !l.means(h.from):
+		return refuse("incarnation %d of member %d answers where member %d looks for incarnation %d", h.from.Incarnation, l.Number,
+			l.self.Number, l.Incarnation)
+	case h.to != l.self:
+		return refuse("member %d answers incarnation %d of member %d, which is incarnation %d", l.Number, h.to.Incarnation, l.self.Number,
+			l.self.Incarnation)
 	}
-	defer leave()
-	err := t.prepare(conn)
-	if err != nil {
-		return
-	}
-	h, err := t.readHello(conn)
-	if err == nil && h.from.Number < t.cfg.Self.Number {
-		err = refuse("member %d is dialled by member %d, not the other way round", h.from.Number, t.cfg.Self.Number)
-	}
-	var p *tcpPeer
-	if err == nil {
-		p = t.peers[h.from.Number]
-		err = p.takeTurn(h.from)
-	}
-	if err != nil {
-		t.turnAway(conn, &h, err)
-		return
-	}
-	defer func() { <-p.turn }()
-	leave()
-	_ = conn.SetDeadline(time.Now().Add(t.cfg.HandshakeTimeout)) // waiting for the turn took some of it
-	if _, err = conn.Write(t.hello(h.from.Number)); err == nil {
-		_, err = expectGreeting(conn, greetReady)
-	}
-	if err == nil {
-		_, err = p.serve(conn, h.from, false)
-	}
-	if t.ctx.Err() == nil {
-		p.say(err)
-	}
-}
-
-// turnAway refuses a connection before it has become a channel.
-func (t *TCP) turnAway(conn *net.TCPConn, h *hello, err error) {
-	if t.ctx.Err() != nil {
-		return
-	}
-	t.refused.Add(1)
-	host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
-	reason := plainError(err)
-	t.sayOnce(host+": "+reason, func() {
-		t.log.Warn().Str("from", host).Uint8("peer", h.from.Number).Str("reason", reason).Msg("replication: connection refused")
-	})
-	tellRefusal(conn, err)
-}
-
-// takeTurn waits until nothing of the peer's earlier channel can be delivered any more, having broken that channel: that the
-// peer dials again says that it has given it up. Two processes with the same number would break each other's channel for ever:
-// only a life that is not older than the one connected is believed.
-func (p *tcpPeer) takeTurn(from Member) error {
-	gone := make(chan struct{})
-	p.mu.Lock()
-	if p.current != nil {
-		if connected := p.current.member.Incarnation; from.Incarnation < connected {
-			p.mu.Unlock()
-			return refuse("a later life of member %d is connected (incarnation %d, this is %d): is another replica running with the same number?",
-				from.Number, connected, from.Incarnation)
-		}
-		p.current.breakWith(fmt.Errorf("replaced by a new connection of incarnation %d", from.Incarnation))
-	}
-	if p.next != nil {
-		close(p.next)
-	}
-	p.next = gone
-	p.mu.Unlock()
-
-	timeout := time.NewTimer(p.transport.cfg.HandshakeTimeout)
-	defer timeout.Stop()
-	var err error
-	select {
-	case p.turn <- struct{}{}:
-	case <-gone:
-		return errors.New("overtaken by a newer connection")
-	case <-p.transport.ctx.Done():
-		err = errTransportClosed
-	case <-timeout.C:
-		err = refuse("the last channel with member %d has not come to its end", from.Number)
-	}
-	p.mu.Lock()
-	overtaken := p.next != gone
-	if !overtaken {
-		p.next = nil
-	}
-	p.mu.Unlock()
-	if err == nil && overtaken {
-		<-p.turn
-		err = errors.New("overtaken by a newer connection")
-	}
-	return err
+	return nil
 }
 
 // serve makes a channel of a connection whose HELLOs are exchanged, and returns why it ended and how long it was up.
-// The caller has the turn.
-func (p *tcpPeer) serve(conn *net.TCPConn, member Member, dialled bool) (up time.Duration, err error) {
+// The caller has the turn, and closes conn when the listing ends.
+func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, dialled bool) (up time.Duration, err error) {
 	t := p.transport
 	// Before anybody can break the channel, which is done by setting a deadline.
 	_ = conn.SetDeadline(time.Time{})
@@ -247,35 +141,42 @@ func (p *tcpPeer) serve(conn *net.TCPConn, member Member, dialled bool) (up time
 	}
 	p.setCurrent(ch)
 	defer p.setCurrent(nil)
+	if l.ctx.Err() != nil { // Reset may have waited for an earlier turn and returned
+		return 0, context.Cause(l.ctx)
+	}
+	defer context.AfterFunc(l.ctx, func() { ch.breakWith(context.Cause(l.ctx)) })()
 	p.channel.Store(ch)
 	if err := t.handler.PeerUp(member); err != nil {
 		p.channel.Store(nil)
 		t.refused.Add(1)
-		err = refuse("member %d refuses: %v", t.cfg.Self.Number, err)
+		err = refuse("member %d refuses: %v", l.self.Number, err)
 		tellRefusal(conn, err)
 		return 0, err
 	}
 	began := time.Now()
 	if _, err = conn.Write(appendGreeting(nil, greetReady, nil)); err == nil {
 		var writer sync.WaitGroup
-		writer.Go(ch.writer)
+		writer.Go(func() {
+			ch.writer()
+			t.interrupt(member)
+		})
 		ch.open()
-		err = p.receive(ch, dialled)
+		err = p.receive(ch, l, dialled)
 		ch.breakWith(err)
 		writer.Wait()
 	}
 	p.channel.Store(nil)
 	ch.breakWith(err)
 	_ = conn.Close() // the peer need not wait for our handler to learn of it
-	if err = ch.cause(); t.ctx.Err() != nil {
-		err = errTransportClosed
+	if err = ch.cause(); l.ctx.Err() != nil {
+		err = context.Cause(l.ctx)
 	}
 	t.handler.PeerDown(member, err)
 	return time.Since(began), err
 }
 
 // receive reads from the channel until it ends.
-func (p *tcpPeer) receive(ch *tcpChannel, dialled bool) error {
+func (p *tcpPeer) receive(ch *tcpChannel, l *listing, dialled bool) error {
 	if dialled {
 		// The listener tells its handler only now that we are ready, and may yet refuse.
 		if _, err := expectGreeting(ch.conn, greetReady); err != nil {
@@ -283,30 +184,30 @@ func (p *tcpPeer) receive(ch *tcpChannel, dialled bool) error {
 		}
 	}
 	p.stats.connects.Add(1)
-	p.say(nil)
+	p.say(l, nil)
 	p.transport.log.Info().Uint8("peer", p.number).Uint64("incarnation", ch.member.Incarnation).
 		Str("address", ch.conn.RemoteAddr().String()).Msg("replication: connected")
 	return ch.read(p.transport.handler)
 }
 
 func (p *tcpPeer) setCurrent(ch *tcpChannel) {
-	p.mu.Lock()
+	p.transport.mu.Lock()
 	p.current = ch
-	p.mu.Unlock()
+	p.transport.mu.Unlock()
 }
 
 // say logs why there is no channel with the peer, unless that was the last thing logged of it; nil: there is one.
-func (p *tcpPeer) say(err error) {
+func (p *tcpPeer) say(l *listing, err error) {
 	text := ""
 	if err != nil {
 		text = plainError(err)
 	}
-	p.mu.Lock()
+	p.transport.mu.Lock()
 	news := text != p.said
 	p.said = text
-	p.mu.Unlock()
+	p.transport.mu.Unlock()
 	if news && err != nil {
-		p.transport.log.Warn().Uint8("peer", p.number).Str("address", p.address).Str("reason", text).
+		p.transport.log.Warn().Uint8("peer", p.number).Uint64("incarnation", l.Incarnation).Str("address", l.Address).Str("reason", text).
 			Msg("replication: not connected; trying again")
 	}
 }

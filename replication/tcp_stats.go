@@ -36,13 +36,13 @@ func (s *tcpStats) each(f func(name string, value uint64)) {
 	f("overflows", s.overflows.Load())
 }
 
-// Stats implements Transport: totals as transport_NAME, then peer:NUMBER:NAME for each member, in the manner of memcached's
+// Stats implements Transport: totals as transport_NAME, of all that have been peers, then peer:NUMBER:NAME for each member that is listed, in the manner of memcached's
 // items:CLASS:NAME. peer:N:up is 1 while there is a channel.
 func (t *TCP) Stats(f func(name string, value uint64)) {
 	var names []string
 	totals := make(map[string]uint64)
-	for _, p := range t.peers {
-		if p != nil {
+	for i := range t.peers {
+		if p := t.peers[i].Load(); p != nil {
 			p.stats.each(func(name string, value uint64) {
 				if _, ok := totals[name]; !ok {
 					names = append(names, name)
@@ -55,8 +55,9 @@ func (t *TCP) Stats(f func(name string, value uint64)) {
 		f("transport_"+name, totals[name])
 	}
 	f("transport_refused", t.refused.Load())
-	for number, p := range t.peers {
-		if p == nil {
+	for number := range t.peers {
+		p := t.peers[number].Load()
+		if p == nil || !t.isListed(p) {
 			continue
 		}
 		prefix := "peer:" + strconv.Itoa(number) + ":"
@@ -67,6 +68,12 @@ func (t *TCP) Stats(f func(name string, value uint64)) {
 		f(prefix+"up", up)
 		p.stats.each(func(name string, value uint64) { f(prefix+name, value) })
 	}
+}
+
+func (t *TCP) isListed(p *tcpPeer) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return p.listing != nil
 }
 
 // firstMember is the least member number of a set that is not empty.

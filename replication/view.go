@@ -35,10 +35,11 @@ func (l *Lane) SetView(v View) {
 	kept &= l.peers
 	l.open &= l.peers
 	l.catching = v.CatchingUp&bit(l.self) != 0
+	l.serving = l.peers &^ v.CatchingUp
 	if epoch == v.Epoch {
 		return // nothing but incarnations that were not known yet
 	}
-	l.unmarked = l.peers // what is sent again may be older than clocks that came before
+	l.unmarked = l.peers                                     // what is sent again may be older than clocks that came before
 	l.scan = scan{active: epoch != 0, keys: l.scan.keys[:0]} // in a first view there is nothing yet
 	l.join.interrupt()
 	l.gatherAnew(kept)

@@ -10,6 +10,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -152,6 +153,7 @@ type fakeStore struct {
 	// hold, if not nil, is waited for in Submit.
 	hold    chan struct{}
 	flushes int
+	noLease atomic.Bool
 }
 
 type fakeItem struct {
@@ -280,6 +282,7 @@ func (f *fakeStore) AppendValue(dst []byte, hash uint64, _ *table.Item) []byte {
 }
 
 func (f *fakeStore) Confirm(replication.Ticket) bool                           { return true }
+func (f *fakeStore) Serves() bool                                              { return !f.noLease.Load() }
 func (f *fakeStore) Reason() string                                            { return "the fake says so" }
 func (f *fakeStore) ItemStats() (items table.Stats, evictions, expired uint64) { return items, 0, 0 }
 func (f *fakeStore) Stats(func(name, value string))                            {}

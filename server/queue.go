@@ -122,6 +122,10 @@ func (c *conn) submit(w *worker, kind slotKind, noreply bool) (done bool) {
 	if noreply {
 		op.Tag |= tagNoSlot
 	}
+	if !w.serves {
+		op.Result = replication.Result{Status: replication.Unavailable, Err: c.s.store.Reason(), Value: op.Result.Value[:0]}
+		return true
+	}
 	if op.Kind == replication.OpFlush {
 		done = c.s.store.FlushAll(op)
 	} else {

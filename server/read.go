@@ -182,6 +182,7 @@ func (c *conn) growInput(want int) {
 
 // run runs the whole requests at the front of data, and returns the rest: the beginning of a request, or more if mustPause.
 func (c *conn) run(w *worker, data []byte) (rest []byte) {
+	w.serves = c.s.store.Serves() // by a clock reading that is later than the reading of the data
 	for {
 		n, st := c.parser.Next(data, &w.req)
 		data = data[n:]

@@ -120,7 +120,10 @@ func (c *conn) get(w *worker, data []byte) []byte {
 		hash := table.Hash(key)
 		for again := true; again; {
 			again = false
-			ticket, status := store.View(hash, key, w.now, &w.item)
+			status, ticket := replication.ReadUnavailable, replication.Ticket{}
+			if w.serves {
+				ticket, status = store.View(hash, key, w.now, &w.item)
+			}
 			switch status {
 			case replication.ReadHit:
 				out := c.output(w)

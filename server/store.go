@@ -23,6 +23,8 @@ type Store interface {
 	AppendValue(dst []byte, hash uint64, it *table.Item) []byte
 	Confirm(tk replication.Ticket) bool
 
+	// Serves reports whether requests that have been read may be run: the replica has its lease. Reason says why not.
+	Serves() bool
 	// Reason says why View answers ReadUnavailable, in words for the client.
 	Reason() string
 	// ItemStats counts the items, and those that were given up for want of memory or because they had expired.

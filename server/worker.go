@@ -29,6 +29,7 @@ type worker struct {
 	spare bool       // belongs in Server.spareWorkers when not busy
 
 	now       uint32 // Unix seconds; read once for each pass
+	serves    bool   // the replica has its lease, as far as the input being run is concerned
 	submitted bool   // an operation is under way that the pass has begun: the Store is to be flushed
 	written   int    // bytes written in this pass
 	in        []byte // inputBytes long

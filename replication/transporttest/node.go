@@ -34,7 +34,8 @@ var pool = func() []byte {
 // node is one member: a transport and the Handler that checks what it is told.
 type node struct {
 	t         testing.TB
-	self      replication.Member
+	network   Network
+	self      replication.Member // changed by reset
 	transport replication.Transport
 	lanes     [table.Lanes]lane
 
@@ -48,7 +49,8 @@ type node struct {
 	mu     sync.Mutex
 	event  sync.Cond
 	failed bool
-	closed bool
+	silent bool                        // Close or Reset has returned: no handler call is allowed
+	listed map[replication.Member]bool // all that have been listed in this life
 }
 
 // lane is what an engine's lane is to a transport: Sends of one lane are made under its lock, and PeerUp goes through all.
@@ -73,6 +75,7 @@ type peer struct {
 	downs    uint64
 	refusals uint64 // PeerUp calls that were not
 	current  replication.Member
+	breaks   uint64 // Interrupt calls
 	reason   error
 	total    counts
 	channel  counts // of the present channel
@@ -87,7 +90,7 @@ type counts struct {
 }
 
 func newNode(t testing.TB, network Network, number uint8, incarnation uint64) *node {
-	n := &node{t: t, self: replication.Member{Number: number, Incarnation: incarnation}}
+	n := &node{t: t, network: network, self: replication.Member{Number: number, Incarnation: incarnation}, listed: make(map[replication.Member]bool)}
 	n.event.L = &n.mu
 	n.transport = network.Transport(t, n.self)
 	t.Cleanup(n.close)
@@ -101,17 +104,61 @@ func (n *node) start() *node {
 	return n
 }
 
+// list makes these the peers of n.
+func (n *node) list(members ...replication.Member) {
+	peers := make([]replication.Peer, len(members))
+	n.mu.Lock()
+	n.silent = false
+	for i, m := range members {
+		peers[i] = replication.Peer{Member: m, Address: n.network.Address(m.Number)}
+		n.listed[m] = true
+	}
+	n.mu.Unlock()
+	n.transport.SetPeers(peers)
+	clear(peers) // they are the caller's again
+}
+
+// listAll makes all nodes peers of each other, as the lives that they are.
+func listAll(nodes []*node) {
+	for _, n := range nodes[1:] {
+		n.listOthers(nodes)
+	}
+}
+
+func (n *node) listOthers(nodes []*node) {
+	var others []replication.Member
+	for _, other := range nodes[1:] {
+		if other != n {
+			others = append(others, other.self)
+		}
+	}
+	n.list(others...)
+}
+
 // close closes the transport; after it no handler call is allowed, and all channels must have been reported down.
 func (n *node) close() {
 	if err := n.transport.Close(); err != nil {
 		n.fail("Close: %v", err)
 	}
+	n.requireSilence("Close")
+}
+
+// reset makes n another life of its number, without peers. What is said of close holds until it has some again.
+func (n *node) reset(incarnation uint64) {
+	self := replication.Member{Number: n.self.Number, Incarnation: incarnation}
+	n.transport.Reset(self)
+	n.self = self
+	n.requireSilence("Reset")
+}
+
+func (n *node) requireSilence(after string) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.closed = true
+	n.silent = true
+	clear(n.listed)
 	for number := range n.peers {
 		if p := &n.peers[number]; p.channels != p.downs {
-			n.t.Errorf("member %d: Close returned after %d PeerUp and %d PeerDown of member %d", n.self.Number, p.channels, p.downs, number)
+			n.t.Errorf("member %d: %s returned after %d PeerUp and %d PeerDown of member %d", n.self.Number, after, p.channels, p.downs, number)
 		}
 	}
 }
@@ -233,6 +280,12 @@ func (n *node) PeerUp(member replication.Member) error {
 		l.channel[member.Number], l.next[member.Number] = channel, 0
 		l.mu.Unlock()
 	}
+	if n.mu.Lock(); !n.listed[member] && !n.listed[replication.Member{Number: member.Number}] {
+		n.mu.Unlock()
+		n.fail("PeerUp(%v), which has not been listed", member)
+		n.mu.Lock()
+	}
+	n.mu.Unlock()
 	// From here on the test may know of the channel: what it sends then is not lost.
 	n.mu.Lock()
 	p.channels = channel
@@ -338,10 +391,27 @@ func (n *node) PeerDown(member replication.Member, err error) {
 	n.mu.Unlock()
 }
 
+// Interrupt implements replication.Interrupter.
+func (n *node) Interrupt(member replication.Member) {
+	p := &n.peers[member.Number]
+	if !p.up || p.member != member {
+		n.fail("Interrupt(%v) while up is %v with %v", member, p.up, p.member)
+	}
+	n.transport.Flush() // is allowed
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if p.breaks++; p.breaks > p.channels && !n.failed {
+		n.failed = true
+		n.t.Errorf("member %d: %d Interrupt calls for %d channels", n.self.Number, p.breaks, p.channels)
+	}
+	n.check()
+	n.event.Broadcast()
+}
+
 // check is called in every handler call, with n.mu locked.
 func (n *node) check() {
-	if n.closed && !n.failed {
+	if n.silent && !n.failed {
 		n.failed = true
-		n.t.Errorf("member %d: a handler call after Close returned", n.self.Number)
+		n.t.Errorf("member %d: a handler call after Close or Reset returned", n.self.Number)
 	}
 }

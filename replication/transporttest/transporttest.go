@@ -27,6 +27,10 @@ type Network interface {
 	Transport(t testing.TB, self replication.Member) replication.Transport
 	// Break ends the channel between a and b, if there is one, at any point of its stream; they can connect again at once.
 	Break(a, b uint8)
+	// Address is where the others are to dial a member, in this life and later ones, until Move.
+	Address(number uint8) string
+	// Move gives a member that has a transport another address. The one before goes on to work until closeOld is called.
+	Move(t testing.TB, number uint8) (closeOld func())
 }
 
 // Run runs the contract against the transports that open makes.
@@ -45,6 +49,14 @@ func Run(t *testing.T, open func(t testing.TB, o Options) Network) {
 		{"restart", testRestart},
 		{"member that is down", testDown},
 		{"close", testClose},
+		{"listed one after the other", testListedLater},
+		{"not listed", testNotListed},
+		{"any incarnation", testAnyIncarnation},
+		{"delisted", testDelisted},
+		{"address", testAddress},
+		{"next incarnation", testNextIncarnation},
+		{"reset under load", testReset},
+		{"interrupt", testInterrupt},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Cleanup(func() { checkGoroutines(t) })
@@ -63,7 +75,13 @@ func group(t testing.TB, network Network, members int) []*node {
 	return nodes
 }
 
+// connected makes nodes that have been started peers of each other and waits until all are connected.
 func connected(nodes []*node) {
+	listAll(nodes)
+	awaitAll(nodes)
+}
+
+func awaitAll(nodes []*node) {
 	for _, n := range nodes[1:] {
 		for _, peer := range nodes[1:] {
 			if peer != n {
@@ -258,7 +276,7 @@ func testBreaks(t *testing.T, open func(t testing.TB, o Options) Network) {
 	var senderGroup sync.WaitGroup
 	for _, n := range nodes[1:] {
 		for s := range senders {
-			senderGroup.Go(func() { sendUntil(n, uint8(s), valueMax, stop) })
+			senderGroup.Go(func() { sendUntil(n, 3-n.self.Number, uint8(s), valueMax, stop) })
 		}
 	}
 	for range breaks {
@@ -280,10 +298,9 @@ func testBreaks(t *testing.T, open func(t testing.TB, o Options) Network) {
 	senderGroup.Wait()
 }
 
-// sendUntil sends bursts in one lane, each when the last was echoed or its channel is gone.
-func sendUntil(n *node, laneNumber uint8, valueMax int, stop <-chan struct{}) {
-	r := rand.New(rand.NewPCG(uint64(n.self.Number), uint64(laneNumber)))
-	to := 3 - n.self.Number
+// sendUntil sends bursts to one member in one lane, each when the last was echoed or its channel is gone.
+func sendUntil(n *node, to, laneNumber uint8, valueMax int, stop <-chan struct{}) {
+	r := rand.New(rand.NewPCG(uint64(to), uint64(laneNumber)))
 	p := &n.peers[to]
 	for {
 		select {
@@ -382,6 +399,7 @@ func testRefusal(t *testing.T, open func(t testing.TB, o Options) Network) {
 				}
 				return nil
 			}
+			listAll(nodes)
 			nodes[1].start()
 			nodes[2].start()
 			// The refused may be told of channels that the refuser does not take. So it is asked second: the one that the refuser
@@ -424,6 +442,7 @@ func testRestart(t *testing.T, open func(t testing.TB, o Options) Network) {
 			for incarnation := uint64(2); incarnation < 5; incarnation++ {
 				nodes[restarted].close()
 				nodes[restarted] = newNode(t, network, restarted, incarnation).start()
+				listAll(nodes)
 				p := &other.peers[restarted]
 				other.await("the new life is up", func() bool {
 					return p.channels > p.downs && p.current == replication.Member{Number: restarted, Incarnation: incarnation}
@@ -451,9 +470,11 @@ func testDown(t *testing.T, open func(t testing.TB, o Options) Network) {
 	}
 	toNobody()
 	nodes[1].transport.Send(2, &m) // were it delivered later, it would be out of order
+	listAll(nodes)
+	toNobody()
 	nodes[1].start()
 	nodes[2].start()
-	connected(nodes)
+	awaitAll(nodes)
 	toNobody()
 	p := &nodes[1].peers[2]
 	nodes[1].send(2, 0, update(rand.New(rand.NewPCG(1, 1)), 10, wantsEcho))

@@ -1,0 +1,175 @@
+package replication
+
+import (
+	"sync"
+	"time"
+
+	"hermesd/table"
+)
+
+// catchUp fetches the lanes of a member that is catching up, a few at a time, each from a serving member, paced so that clients of the serving
+// members notice little of it. Everything that can go wrong ends in the same way: what was asked for is asked for again.
+type catchUp struct {
+	mu      sync.Mutex
+	stop    chan struct{} // nil: not running
+	stopped sync.WaitGroup
+	again   chan struct{}
+}
+
+const (
+	fetchBytes  = 64 << 10 // of one FETCH, about: how long the lane of the serving member is locked
+	fetchLanes  = 4        // that are asked for at one time
+	catchUpRate = 256 << 20
+)
+
+// begin starts to fetch, or has the one who does look again.
+func (c *catchUp) begin(n *Node) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop == nil {
+		c.stop, c.again = make(chan struct{}), make(chan struct{}, 1)
+		stop, again := c.stop, c.again
+		c.stopped.Go(func() { n.fetchLanes(stop, again) })
+	}
+	c.wakeLocked()
+}
+
+// wake says that an answer has come, or cannot come any more.
+func (c *catchUp) wake() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wakeLocked()
+}
+
+func (c *catchUp) wakeLocked() {
+	if c.stop != nil {
+		select {
+		case c.again <- struct{}{}:
+		default:
+		}
+	}
+}
+
+// finish stops fetching, for there is nothing more to fetch.
+func (c *catchUp) finish() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.stop != nil {
+		close(c.stop)
+		c.stop = nil
+	}
+}
+
+// end stops fetching and waits until it has.
+func (c *catchUp) end() {
+	c.finish()
+	c.stopped.Wait()
+}
+
+// fetchLanes is catchUp's goroutine.
+func (n *Node) fetchLanes(stop, again <-chan struct{}) {
+	const pause = fetchBytes * time.Second / catchUpRate
+	began, next := time.Now(), time.Now()
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-stop:
+			return
+		case <-again:
+		case <-timer.C:
+		}
+		for done := false; !done; {
+			if wait := time.Until(next); wait > 0 {
+				timer.Reset(wait)
+				break
+			}
+			if done = !n.fetchOne(); !done {
+				next = maxTime(next, time.Now().Add(-10*time.Millisecond)).Add(pause)
+			}
+		}
+		n.Flush()
+		if !began.IsZero() && n.complete() {
+			n.log.Info().Dur("took", time.Since(began)).Msg("memory is complete; waiting to be let serve")
+			began = time.Time{}
+		}
+	}
+}
+
+func maxTime(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// fetchOne asks for a chunk of the first lane that needs one, unless enough is asked for.
+func (n *Node) fetchOne() bool {
+	asked := 0
+	for i := 0; i < table.Lanes && asked < fetchLanes; i++ {
+		nl := &n.lanes[i]
+		nl.lock()
+		if nl.lane.Fetching() {
+			asked++
+		} else if from := nl.lane.streamer(); from != 0 && nl.lane.Fetch(from, fetchBytes) {
+			nl.unlock(nil)
+			return true
+		}
+		nl.unlock(nil)
+	}
+	return false
+}
+
+// complete reports whether all lanes are ready to serve.
+func (n *Node) complete() bool {
+	for i := range n.lanes {
+		if n.lanes[i].behind.Load() {
+			return false
+		}
+	}
+	return true
+}
+
+// askForRoom has a serving member evict, where this one has no memory for what it is sent, and may not evict itself.
+func (n *Node) askForRoom() {
+	ms := &n.membership
+	if n.room.evicts.Load() {
+		return
+	}
+	stalled := uint64(0)
+	for set := ms.peers.Load(); set != 0; set &= set - 1 {
+		stalled |= ms.stalls[lowest(set)].lanes.Load()
+	}
+	if stalled == 0 {
+		return
+	}
+	ms.mu.Lock()
+	able := ms.view.Serving() & ms.connected
+	ms.mu.Unlock()
+	if able != 0 {
+		n.transport.Send(lowest(able), &Message{Kind: NEEDROOM, ID: uint64(n.credit.window)})
+	}
+}
+
+// makeRoomElsewhere evicts so many bytes for a member that has asked for it.
+func (n *Node) makeRoomElsewhere(bytes int64, pass *pass) {
+	if n.room.evicts.Load() {
+		n.makeSomeRoom(int64(n.table.FreeBytes())+n.room.pending.Load()+bytes, stepsOfClock, n.room.now.Load(), pass)
+	}
+}
+
+// forgetSettled gives back what members that have left the view were promised, once nothing of theirs can come any more, by replays of others.
+func (n *Node) forgetSettled() {
+	ms := &n.membership
+	if n.alone || !n.Status().Settled {
+		return
+	}
+	ms.changing.Lock()
+	defer ms.changing.Unlock()
+	peers := ms.peers.Load()
+	for number := range uint8(MaxMember + 1) {
+		if peers&bit(number) == 0 {
+			n.credit.forget(number)
+		}
+	}
+}

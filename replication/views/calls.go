@@ -1,0 +1,207 @@
+package views
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/rpc"
+	"time"
+)
+
+// The calls between servers, and from an operator.
+const (
+	serviceName     = "Views"
+	methodHeartbeat = serviceName + ".Heartbeat"
+	methodConfirm   = serviceName + ".Confirm"
+	methodPing      = serviceName + ".Ping"
+	methodHello     = serviceName + ".Hello"
+	methodOperate   = serviceName + ".Operate"
+)
+
+// Question is a leader's to each voter: is it still the leader, in its term? It brings the present view.
+type Question struct {
+	Server string // raft's name of who is asked
+	Term   uint64
+	View   View
+	Used   uint64 // as in Answer
+}
+
+// Confirmation: when it was given, the server knew of no later term than this, and had voted for no leader of one.
+type Confirmation struct {
+	Server string
+	Term   uint64
+}
+
+// Ping asks whether a member is there; Back, if it is not empty, is the address of who asks, and the member answers only if it gets an
+// answer from there.
+type Ping struct{ Back string }
+
+// Pong says who has answered.
+type Pong struct{ Member Member }
+
+// Hello asks a process what it knows of the group.
+type Hello struct{}
+
+// Acquaintance answers Hello.
+type Acquaintance struct {
+	Number  uint8
+	Witness bool
+	Server  string
+	Formed  bool   // it is a server of raft, or was
+	Group   string // name of the group, if it is known
+	Leader  string // address; empty: none is known
+}
+
+// Operation is an operator's request, or (Status) asks how the group is. A server that does not lead sends it on, once.
+type Operation struct {
+	Request
+	Status bool
+	SentOn bool
+}
+
+// Outcome answers an Operation.
+type Outcome struct{ Status GroupStatus }
+
+// service holds what others may call. Each call has a goroutine of its own.
+type service struct{ d *Driver }
+
+func (d *Driver) serveCalls() func(net.Conn) {
+	s := rpc.NewServer()
+	if err := s.RegisterName(serviceName, &service{d}); err != nil {
+		panic(err)
+	}
+	return func(c net.Conn) { s.ServeConn(c) }
+}
+
+// Heartbeat is answered when a round that began later has succeeded.
+func (s *service) Heartbeat(b Heartbeat, a *Answer) error {
+	d := s.d
+	answer := make(chan Answer, 1)
+	d.mail.post(func() { d.heartbeat(b, func(a Answer) { answer <- a }) })
+	select {
+	case *a = <-answer:
+		return nil
+	case <-d.quit:
+		return errClosing
+	}
+}
+
+// Confirm must read the term when the question is here, not before.
+func (s *service) Confirm(q Question, c *Confirmation) error {
+	d := s.d
+	if q.Server != d.cfg.Store.Server() {
+		return fmt.Errorf("this is %s, not %s", d.cfg.Store.Server(), q.Server)
+	}
+	*c = Confirmation{Server: q.Server, Term: d.raft.CurrentTerm()}
+	d.mail.post(func() { d.adopt(q.View, q.Used) })
+	return nil
+}
+
+func (s *service) Ping(p Ping, reply *Pong) error {
+	d := s.d
+	if p.Back != "" {
+		if err := d.link(p.Back).wait(methodPing, Ping{}, new(Pong), d.callTimeout()); err != nil {
+			return err
+		}
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), d.callTimeout())
+	defer cancel()
+	return d.ask(ctx, func() {
+		if d.holder != nil {
+			reply.Member = d.holder.Self()
+		}
+	})
+}
+
+func (s *service) Hello(_ Hello, a *Acquaintance) error {
+	d := s.d
+	leader, _ := d.raft.LeaderWithID()
+	*a = Acquaintance{Number: d.cfg.Number, Witness: d.cfg.Witness, Server: d.cfg.Store.Server(), Formed: d.formed(),
+		Group: d.fsm.get().ID, Leader: plain(leader)}
+	return nil
+}
+
+func (s *service) Operate(o Operation, out *Outcome) error {
+	ctx, cancel := context.WithTimeout(context.Background(), operateTimeout)
+	defer cancel()
+	var err error
+	*out, err = s.d.operate(ctx, o)
+	return err
+}
+
+// operateTimeout bounds an operator's call; what was asked may still happen.
+const operateTimeout = 5 * time.Second
+
+// operate does what an operator asks, if this is the leader, or sends it on.
+func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
+	var out Outcome
+	result := make(chan error, 1)
+	leads := false
+	err := d.ask(ctx, func() {
+		if leads = d.reign != 0; !leads {
+			return
+		}
+		if o.Status {
+			out.Status = d.status()
+			result <- nil
+			return
+		}
+		d.operations++
+		o.Request.ID = d.operations
+		d.operators[o.Request.ID] = func(err error) { result <- err }
+		d.leader.Request(Now(), o.Request)
+	})
+	if err != nil {
+		return out, err
+	}
+	if !leads {
+		return d.sendOn(o)
+	}
+	select {
+	case err = <-result:
+		return out, err
+	case <-ctx.Done():
+		return out, errors.New("no majority of the servers has agreed in time: it may still happen; see hermesd group status")
+	case <-d.quit:
+		return out, errClosing
+	}
+}
+
+func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
+	leader, _ := d.raft.LeaderWithID()
+	to := plain(leader)
+	if to == "" || to == d.cfg.Address || o.SentOn {
+		if o.Status {
+			out.Status = d.ownStatus()
+			return out, nil
+		}
+		return out, fmt.Errorf("the group has no leader now: %s", d.noLeader())
+	}
+	o.SentOn = true
+	reply := new(Outcome)
+	err = d.link(to).wait(methodOperate, o, reply, operateTimeout)
+	var refused rpc.ServerError
+	switch {
+	case err == nil:
+		return *reply, nil
+	case errors.As(err, &refused):
+		return out, err
+	case o.Status:
+		out.Status = d.ownStatus()
+		return out, nil
+	}
+	return out, fmt.Errorf("the leader at %s does not answer (%w): it may have been done; see hermesd group status, and ask again", to, err)
+}
+
+// noLeader explains what an election needs.
+func (d *Driver) noLeader() string {
+	servers := d.raft.GetConfiguration().Configuration().Servers
+	if len(servers) == 0 {
+		return "this server is not in it yet"
+	}
+	if stuck := d.raftLog.stable.stuck.Load(); stuck != nil {
+		return *stuck
+	}
+	return fmt.Sprintf("%d of its %d servers must be running, with their data directories, and reach each other", len(servers)/2+1, len(servers))
+}

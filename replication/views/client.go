@@ -1,0 +1,95 @@
+package views
+
+import (
+	"context"
+	"fmt"
+	"net/rpc"
+	"time"
+)
+
+// Client is an operator's connection to any server of a group.
+type Client struct{ rpc *rpc.Client }
+
+// Dial connects to a server's replication address.
+func Dial(ctx context.Context, addr string) (*Client, error) {
+	timeout := operateTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		timeout = min(timeout, time.Until(deadline))
+	}
+	conn, err := dial(addr, string(forCalls), timeout)
+	if err != nil {
+		return nil, fmt.Errorf("no server of a group at %s: %w", addr, err)
+	}
+	return &Client{rpc.NewClient(conn)}, nil
+}
+
+// Close ends the connection.
+func (c *Client) Close() error { return c.rpc.Close() }
+
+func (c *Client) operate(ctx context.Context, o Operation) (GroupStatus, error) {
+	var out Outcome
+	pending := c.rpc.Go(methodOperate, o, &out, make(chan *rpc.Call, 1))
+	select {
+	case <-pending.Done:
+		return out.Status, pending.Error
+	case <-ctx.Done():
+		return GroupStatus{}, ctx.Err()
+	}
+}
+
+// Status asks how the group is.
+func (c *Client) Status(ctx context.Context) (GroupStatus, error) {
+	return c.operate(ctx, Operation{Status: true})
+}
+
+// Add makes a place for a replica, or a witness. A process that is started with the number and the address fills it.
+func (c *Client) Add(ctx context.Context, number uint8, address string, witness bool) error {
+	_, err := c.operate(ctx, Operation{Request: Request{Add: &Slot{Number: number, Address: address, Witness: witness}}})
+	return err
+}
+
+// Remove gives up a place, and returns when the replica has left the view and the place is gone. force: also if it is the last that serves,
+// and everything is lost.
+func (c *Client) Remove(ctx context.Context, number uint8, force bool) error {
+	if _, err := c.operate(ctx, Operation{Request: Request{Remove: number, Force: force}}); err != nil {
+		return err
+	}
+	return c.until(ctx, func(s *GroupStatus) bool {
+		_, ok := s.Slot(number)
+		return s.Leader != 0 && !ok
+	})
+}
+
+// Replace moves a place to another address, and returns when the replica has left the view and a process at the new address may fill the
+// place.
+func (c *Client) Replace(ctx context.Context, number uint8, address string) error {
+	if _, err := c.operate(ctx, Operation{Request: Request{Replace: number, Address: address}}); err != nil {
+		return err
+	}
+	return c.until(ctx, func(s *GroupStatus) bool {
+		slot, ok := s.Slot(number)
+		return s.Leader != 0 && (!ok || slot.Address == address)
+	})
+}
+
+// pollInterval is after which an operator's client looks again.
+const pollInterval = 50 * time.Millisecond
+
+func (c *Client) until(ctx context.Context, done func(*GroupStatus) bool) error {
+	tick := time.NewTicker(pollInterval)
+	defer tick.Stop()
+	for {
+		s, err := c.Status(ctx)
+		if err != nil {
+			return err
+		}
+		if done(&s) {
+			return nil
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("it has been noted, and is done when it can be: %w", ctx.Err())
+		}
+	}
+}

@@ -1,0 +1,422 @@
+package views
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/raft"
+	"github.com/rs/zerolog"
+)
+
+// Config is what a Driver needs. The driver takes the Listener and the Store over: it closes both.
+type Config struct {
+	Number  uint8            // of this replica, 1 to MaxMember
+	Address string           // host:port, where the others reach Listener; as in Seeds and in the group
+	Witness bool             // votes only: Host is nil
+	Seeds   map[uint8]string // addresses by number of those who may form the group, or know it; this one may be among them
+	Store   *Store
+	// Listener delivers control connections, from which Magic has been read.
+	Listener net.Listener
+	Host     Host
+	Timing   Timing // zero: DefaultTiming
+	Logger   zerolog.Logger
+}
+
+// Driver is the control plane of one process: it feeds Leader and Holder with time, messages and what raft says, and does what they
+// want done. One goroutine, run, calls them; everything else leaves it a note in the mail.
+type Driver struct {
+	cfg    Config
+	timing Timing
+	log    zerolog.Logger
+
+	raft      *raft.Raft
+	raftLog   *raftStore
+	transport *raft.NetworkTransport
+	streams   *streams
+	fsm       *fsm
+	mail      mailbox
+	quit      chan struct{}
+	closing   sync.Once
+	closed    error
+	running   sync.WaitGroup
+
+	linksMu sync.Mutex
+	links   map[string]*link
+
+	// From here on: of the goroutine run.
+	leader     *Leader
+	reign      uint64 // counts elections of this server; 0: it does not lead
+	reigns     uint64
+	term       uint64 // of raft, in which it was elected
+	ticks      int64  // when Leader.Tick is due
+	rounds     map[uint64]*round
+	answers    map[heartbeatID]func(Answer)
+	operators  map[uint64]func(error)
+	operations uint64
+	voters     map[string]int64 // when each raft server has last confirmed this leader
+	matching   bool             // raft's configuration is being made to match the group's slots
+	matchAt    int64            // when to look again
+
+	holder   *Holder
+	host     *hostWorker
+	reborn   bool // the host is being restarted
+	pongs    map[Member]pong
+	left     chan struct{}
+	whyMu    sync.Mutex
+	why      string
+	lastNote string // of the goroutine form
+	noted    int
+}
+
+// heartbeatID names a heartbeat that waits for its answer.
+type heartbeatID struct {
+	from Member
+	sent int64
+}
+
+// Start begins to take part in the group: forms it with the seeds, joins it, or goes on where the data directory left off. It returns at
+// once; Host is called from then on.
+func Start(cfg Config) (*Driver, error) {
+	if cfg.Timing == (Timing{}) {
+		cfg.Timing = DefaultTiming
+	}
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	d := &Driver{cfg: cfg, timing: cfg.Timing, log: cfg.Logger, quit: make(chan struct{}), links: map[string]*link{},
+		leader: NewLeader(cfg.Timing), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
+		operators: map[uint64]func(error){}, voters: map[string]int64{}, pongs: map[Member]pong{}, left: make(chan struct{})}
+	d.mail.bell = make(chan struct{}, 1)
+	if cfg.Host != nil {
+		self, err := cfg.Store.NextIncarnation(0)
+		if err != nil {
+			return nil, err
+		}
+		d.holder = NewHolder(cfg.Timing, cfg.Store.Server(), self)
+		d.host = newHostWorker(d)
+		cfg.Host.Restart(self)
+	}
+	if err := d.startRaft(); err != nil {
+		return nil, err
+	}
+	d.spawn(func() { d.streams.serve(cfg.Listener, d.serveCalls()) })
+	d.spawn(d.run)
+	d.spawn(d.form)
+	if d.host != nil {
+		d.spawn(d.host.run)
+	}
+	return d, nil
+}
+
+func (c *Config) check() error {
+	if err := c.Timing.Validate(); err != nil {
+		return err
+	}
+	if c.Number == 0 || c.Number > MaxMember {
+		return fmt.Errorf("a replica's number is 1 to %d, not %d", MaxMember, c.Number)
+	}
+	if err := checkAddress(c.Address); err != nil {
+		return err
+	}
+	if (c.Host == nil) != c.Witness {
+		return errors.New("a witness has no host, and every other replica has one")
+	}
+	for number, a := range c.Seeds {
+		if number == 0 || number > MaxMember {
+			return fmt.Errorf("a replica's number is 1 to %d, not %d", MaxMember, number)
+		}
+		if err := checkAddress(a); err != nil {
+			return err
+		}
+	}
+	if a, ok := c.Seeds[c.Number]; ok && a != c.Address {
+		return fmt.Errorf("this is replica %d at %s, but the group says that %d is at %s", c.Number, c.Address, c.Number, a)
+	}
+	return nil
+}
+
+// leaderPatience: raft sends heartbeats every tenth to fifth of its HeartbeatTimeout, and a follower stands for election after one. A leader
+// is configured with a longer one, for its interval alone: a third of the messages, which are most of what an idle group costs.
+const leaderPatience = 3
+
+func (d *Driver) startRaft() (err error) {
+	logger := quietLogger(d.log)
+	if d.raftLog, err = d.cfg.Store.openRaft(d.log, logger); err != nil {
+		return err
+	}
+	d.fsm = &fsm{d: d}
+	d.streams = newStreams(d.cfg.Address, d.cfg.Store.Server())
+	rc := raft.DefaultConfig()
+	rc.LocalID = raft.ServerID(d.cfg.Store.Server())
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = d.timing.Election, d.timing.Election, d.timing.Election
+	rc.CommitTimeout = d.timing.SuspectAfter // only for laggards: news of views go with the rounds
+	rc.SnapshotThreshold, rc.TrailingLogs = 512, 256
+	rc.ShutdownOnRemove = false
+	rc.NoLegacyTelemetry = true
+	rc.Logger = logger
+	leads := make(chan bool, 8)
+	rc.NotifyCh = leads
+	d.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: d.streams, Logger: logger, MaxPool: 3,
+		Timeout: d.callTimeout(), ServerAddressProvider: targets{d.addressOf}})
+	d.raft, err = raft.NewRaft(rc, d.fsm, d.raftLog, d.raftLog.stable, d.raftLog.snapshots, d.transport)
+	if err != nil {
+		return errors.Join(fmt.Errorf("raft: %w", err), d.transport.Close(), d.raftLog.Close())
+	}
+	leaderSeen := make(chan raft.Observation, 16)
+	d.raft.RegisterObserver(raft.NewObserver(leaderSeen, false, func(o *raft.Observation) bool {
+		_, ok := o.Data.(raft.LeaderObservation)
+		return ok
+	}))
+	d.spawn(func() { d.watch(leads, leaderSeen) })
+	return nil
+}
+
+// addressOf is where raft finds one of its servers.
+func (d *Driver) addressOf(id raft.ServerID) string {
+	if string(id) == d.cfg.Store.Server() {
+		return d.cfg.Address
+	}
+	if d.raft != nil {
+		for _, s := range d.raft.GetConfiguration().Configuration().Servers {
+			if s.ID == id {
+				return string(s.Address)
+			}
+		}
+	}
+	return ""
+}
+
+// callTimeout is after which a connection without answers is taken for dead.
+func (d *Driver) callTimeout() time.Duration {
+	return max(500*time.Millisecond, 2*d.timing.SuspectAfter)
+}
+
+func (d *Driver) spawn(f func()) {
+	d.running.Add(1)
+	go func() {
+		defer d.running.Done()
+		f()
+	}()
+}
+
+// watch tells of elections won and lost, and of other leaders.
+func (d *Driver) watch(leads <-chan bool, seen <-chan raft.Observation) {
+	for {
+		select {
+		case lead := <-leads:
+			d.mail.post(func() { d.led(lead) })
+		case <-seen:
+			d.mail.post(d.newLeader)
+		case <-d.quit:
+			return
+		}
+	}
+}
+
+// run is the goroutine of Leader and Holder.
+func (d *Driver) run() {
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		select {
+		case <-d.mail.bell:
+		case <-timer.C:
+		case <-d.quit:
+			return
+		}
+		for _, note := range d.mail.take() {
+			note()
+		}
+		timer.Reset(d.pump())
+	}
+}
+
+// pump does what time has brought, and what Leader wants done; it returns for how long to sleep.
+func (d *Driver) pump() time.Duration {
+	now := Now()
+	next := now + int64(time.Second)
+	if d.holder != nil {
+		next = min(next, d.beat(now))
+	}
+	if d.reign != 0 {
+		if now >= d.ticks {
+			d.leader.Tick(now)
+			d.ticks = now + int64(d.timing.Heartbeat/5)
+			d.overdue(now)
+			d.match(now)
+		}
+		next = min(next, d.ticks)
+	}
+	for d.carryOut() {
+	}
+	return time.Duration(max(next-now, 0))
+}
+
+// link returns the connection for calls to an address.
+func (d *Driver) link(address string) *link {
+	d.linksMu.Lock()
+	defer d.linksMu.Unlock()
+	l := d.links[address]
+	if l == nil {
+		l = newLink(address, d.callTimeout())
+		d.links[address] = l
+		select {
+		case <-d.quit:
+			l.close()
+		default:
+		}
+	}
+	return l
+}
+
+// Close ends the control plane of this process. The lease is given up; the others find a new leader at once if this was it. It is not
+// a Leave: the view keeps the replica until it is missed.
+func (d *Driver) Close() error {
+	d.closing.Do(func() {
+		if d.cfg.Host != nil {
+			d.mail.post(func() { d.holder.Leave(Now()) })
+			d.cfg.Host.Renew(0)
+		}
+		if d.raft.State() == raft.Leader {
+			within(d.callTimeout(), func() { d.raft.LeadershipTransfer().Error() })
+		}
+		d.stop()
+	})
+	return d.closed
+}
+
+// stop ends everything at once, as the end of the process does.
+func (d *Driver) stop() {
+	close(d.quit)
+	d.raftLog.stable.closing.Store(true)
+	stopped := within(5*time.Second, func() { d.raft.Shutdown().Error() })
+	d.linksMu.Lock()
+	for _, l := range d.links {
+		l.close()
+	}
+	d.linksMu.Unlock()
+	errs := []error{d.cfg.Listener.Close(), d.transport.Close(), d.streams.Close()}
+	if stopped { // else raft is stuck in a write, and its file is let be
+		errs = append(errs, d.raftLog.Close())
+	}
+	d.running.Wait()
+	d.closed = errors.Join(append(errs, d.cfg.Store.Close())...)
+}
+
+// within calls f and reports whether it has returned in time.
+func within(timeout time.Duration, f func()) bool {
+	done := make(chan struct{})
+	go func() { f(); close(done) }()
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case <-done:
+		return true
+	case <-t.C:
+		return false
+	}
+}
+
+// mailbox takes notes for the goroutine run. Posting never blocks.
+type mailbox struct {
+	mu    sync.Mutex
+	notes []func()
+	bell  chan struct{}
+}
+
+func (m *mailbox) post(note func()) {
+	m.mu.Lock()
+	m.notes = append(m.notes, note)
+	m.mu.Unlock()
+	select {
+	case m.bell <- struct{}{}:
+	default:
+	}
+}
+
+func (m *mailbox) take() []func() {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	notes := m.notes
+	m.notes = nil
+	return notes
+}
+
+// fsm is raft's view of the Group.
+type fsm struct {
+	d     *Driver
+	mu    sync.Mutex
+	group Group
+}
+
+func (f *fsm) get() Group {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.group
+}
+
+// Apply returns nil or an error: why the command has changed nothing.
+func (f *fsm) Apply(l *raft.Log) any {
+	c, err := DecodeCommand(l.Data)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	err = f.group.Apply(c)
+	group := f.group
+	f.mu.Unlock()
+	if err != nil {
+		return err
+	}
+	f.d.mail.post(func() { f.d.committed(group) })
+	return nil
+}
+
+func (f *fsm) Snapshot() (raft.FSMSnapshot, error) { return snapshot(f.get().Snapshot()), nil }
+
+func (f *fsm) Restore(r io.ReadCloser) error {
+	defer r.Close()
+	b, err := io.ReadAll(r)
+	if err != nil {
+		return err
+	}
+	group, err := RestoreGroup(b)
+	if err != nil {
+		return err
+	}
+	f.mu.Lock()
+	f.group = group
+	f.mu.Unlock()
+	f.d.mail.post(func() { f.d.committed(group) })
+	return nil
+}
+
+type snapshot []byte
+
+func (s snapshot) Persist(sink raft.SnapshotSink) error {
+	if _, err := sink.Write(s); err != nil {
+		return errors.Join(err, sink.Cancel())
+	}
+	return sink.Close()
+}
+
+func (s snapshot) Release() {}
+
+// ask posts a note and waits until it has been read.
+func (d *Driver) ask(ctx context.Context, note func()) error {
+	done := make(chan struct{})
+	d.mail.post(func() { note(); close(done) })
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-d.quit:
+		return errClosing
+	}
+}

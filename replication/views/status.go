@@ -1,0 +1,141 @@
+package views
+
+import (
+	"math/bits"
+	"time"
+)
+
+// GroupStatus is what an operator wants to know of a group.
+type GroupStatus struct {
+	Group      string // name; empty: not formed
+	Leader     uint8  // of the control plane; 0: none, and then only what the asked server remembers follows
+	Term       uint64
+	Version    uint64
+	Generation uint64
+	Epoch      uint64
+	Note       string // what is wrong with the whole, in words
+	Slots      []SlotStatus
+}
+
+// SlotStatus is that of one replica or witness.
+type SlotStatus struct {
+	Number      uint8
+	Address     string
+	Witness     bool
+	Server      string        // raft's name; empty: no process has come yet
+	State       string        // serving, catching up, joining, absent, witness, unknown
+	Incarnation uint64        // in the view, or that asks to join; 0: neither
+	Why         string        // it is not serving, or is about to leave; in words
+	Heard       time.Duration // since its last heartbeat; -1: none
+	Reached     time.Duration // since the leader's last question to it was answered; -1: not since the election
+	Entered     uint64        // epoch
+	Settled     bool
+	CaughtUp    bool
+	Unreachable []uint8 // members that it cannot reach
+	Removing    bool
+	Next        string // it is being moved there
+}
+
+// Slot returns that of a number.
+func (s *GroupStatus) Slot(number uint8) (SlotStatus, bool) {
+	for _, slot := range s.Slots {
+		if slot.Number == number {
+			return slot, true
+		}
+	}
+	return SlotStatus{}, false
+}
+
+// Status is what the leader knows.
+func (l *Leader) Status(now int64) GroupStatus {
+	g := &l.group
+	s := GroupStatus{Group: g.ID, Version: g.Version, Generation: g.View.Generation, Epoch: g.View.Epoch}
+	leavers, victims := l.leavers(now), l.victims(now)
+	for _, slot := range g.Slots {
+		t := SlotStatus{Number: slot.Number, Address: slot.Address, Witness: slot.Witness, Server: slot.Server, Removing: slot.Removing,
+			Next: slot.Next, Heard: -1, Reached: -1, State: "absent"}
+		m := l.speaker(slot.Number)
+		r, in := g.View.Find(slot.Number)
+		switch {
+		case slot.Witness:
+			t.State = "witness"
+		case in:
+			m = r.Member
+			t.State = "catching up"
+			if r.Serving {
+				t.State = "serving"
+			}
+			t.Why = reasonWords[l.reason(now, r, victims)]
+			if t.Why != "" && leavers&bit(r.Number) == 0 {
+				t.Why += "; it stays, for no other replica serves"
+			}
+		case m.Incarnation != 0 && l.fresh(now, l.peers[m]):
+			t.State = "joining"
+			t.Why = l.whyOut(now, m, l.peers[m])
+		case slot.Server == "":
+			t.Why = "no process has come to fill its place yet"
+		default:
+			t.Why = reasonWords[silent]
+		}
+		t.Incarnation = m.Incarnation
+		if p := l.peers[m]; p != nil {
+			t.Heard = time.Duration(now - p.heard)
+			t.Entered, t.Settled, t.CaughtUp = p.beat.Epoch, p.beat.Settled, p.beat.CaughtUp
+			for set := p.beat.Unreachable; set != 0; set &= set - 1 {
+				t.Unreachable = append(t.Unreachable, uint8(bits.TrailingZeros64(set)))
+			}
+		}
+		s.Slots = append(s.Slots, t)
+	}
+	return s
+}
+
+// speaker is the latest incarnation of a number that has been heard.
+func (l *Leader) speaker(number uint8) (m Member) {
+	for other := range l.peers {
+		if other.Number == number && other.Incarnation > m.Incarnation {
+			m = other
+		}
+	}
+	return m
+}
+
+// status is the leader's, on the goroutine run.
+func (d *Driver) status() GroupStatus {
+	now := Now()
+	s := d.leader.Status(now)
+	s.Leader, s.Term = d.cfg.Number, d.term
+	for i := range s.Slots {
+		t := &s.Slots[i]
+		if at, ok := d.voters[t.Server]; ok {
+			t.Reached = time.Duration(now - at)
+		}
+		if t.Server == d.cfg.Store.Server() {
+			t.Reached = 0
+		}
+	}
+	return s
+}
+
+// ownStatus is what a server without a leader remembers.
+func (d *Driver) ownStatus() GroupStatus {
+	g := d.fsm.get()
+	s := GroupStatus{Group: g.ID, Version: g.Version, Generation: g.View.Generation, Epoch: g.View.Epoch, Term: d.raft.CurrentTerm(),
+		Note: "no leader: " + d.noLeader()}
+	for _, slot := range g.Slots {
+		t := SlotStatus{Number: slot.Number, Address: slot.Address, Witness: slot.Witness, Server: slot.Server, Removing: slot.Removing,
+			Next: slot.Next, Heard: -1, Reached: -1, State: "unknown"}
+		if r, in := g.View.Find(slot.Number); in {
+			t.Incarnation = r.Incarnation
+		}
+		s.Slots = append(s.Slots, t)
+	}
+	return s
+}
+
+// Status is how the group is, as this server knows or learns from the leader.
+func (d *Driver) Status() (GroupStatus, error) {
+	var out Outcome
+	err := (&service{d}).Operate(Operation{Status: true}, &out)
+	return out.Status, err
+}
