@@ -269,6 +269,12 @@ func simulates(kind func(*simConfig)) func(*testing.T) string {
 			return fmt.Sprintf("nothing in %d seeds", seeds)
 		}
 		first := slices.MinFunc(bad, func(a, b badSeed) int { return int(a.seed) - int(b.seed) })
+		off := ruleOff
+		ruleOff = ""
+		defer func() { ruleOff = off }()
+		if _, wrong := simulate(first.seed, simHooks{config: kind}, nil); off != "" && wrong != "" {
+			return fmt.Sprintf("with the rule, too: seed %d: %s", first.seed, wrong)
+		}
 		line, _, _ := strings.Cut(first.wrong, "\n")
 		return fmt.Sprintf("seed %d: %s", first.seed, line)
 	}

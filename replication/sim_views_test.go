@@ -93,14 +93,14 @@ func (s *sim) drawRates() {
 		s.rates = append(s.rates, s.random.IntN(s.cfg.drift+1))
 	}
 	if s.hooks.skew {
-		s.rates[0] = 4000 // it believes its leases over long before the others do
+		s.rates[0] = -600 // its leases last far longer than the others think
 	}
 }
 
 func (s *sim) leaderTiming() views.Timing {
 	t := s.cfg.views
 	if s.hooks.noWait {
-		t.Lease = 0
+		t.Lease = t.Heartbeat
 	}
 	return t
 }
@@ -114,7 +114,7 @@ func (r *simReplica) serving() bool {
 		return true
 	}
 	me, in := r.view.Find(r.self.Number)
-	return r.alive() && in && me.Serving && me.Incarnation == r.self.Incarnation && r.s.local(r.index) < r.until
+	return r.alive() && in && me.Serving && me.Incarnation == r.self.Incarnation && (r.s.local(r.index) < r.until || r.s.hooks.noLeases)
 }
 
 // live are the replicas that are running.
@@ -467,4 +467,13 @@ func drawDynamic(seed uint64) simConfig {
 func (c *simConfig) onlyDuels() {
 	*c = drawDynamic(c.seed)
 	c.makeDuels(rand.New(rand.NewPCG(c.seed, 3)))
+}
+
+// strained makes every configuration one in which replicas and leaders are cut off and pause all the time.
+func (c *simConfig) strained() {
+	c.onlyViews()
+	lease := c.steps(c.views.Lease)
+	c.replicas, c.witness = max(3, c.replicas), false
+	c.partitions, c.pauses, c.longPauses, c.crashes, c.think = 3*lease, 3*lease, true, 0, c.delay
+	c.keys, c.clients, c.ops = 2, 2, 40
 }
