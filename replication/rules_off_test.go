@@ -30,11 +30,13 @@ type edit struct{ file, text, without string }
 
 var ruleOff string
 
+var rulesOnly = flag.String("rules.only", "", "TestRules: only rules whose names match this regular expression")
+
 var ruleOffFlag = flag.Bool("rules.off", false, "TestWithoutRules: this is a build whose rules can be taken out (TestRules runs it)")
 
 // TestRules shows of each rule that nothing goes wrong with it, and then, in a build of its own, what goes wrong without it.
 func TestRules(t *testing.T) {
-	for _, r := range allRules() {
+	for _, r := range chosenRules() {
 		t.Run(r.name, func(t *testing.T) {
 			if got := r.shows(t); regexp.MustCompile(r.finds).MatchString(got) {
 				t.Errorf("this was to go wrong only without the rule:\n%s", got)
@@ -49,7 +51,7 @@ func TestRules(t *testing.T) {
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the engine with rules that can be taken out: %v\n%s", err, out)
 	}
-	out, err := exec.Command(binary, "-test.run", "^TestWithoutRules$", "-test.v", "-rules.off").CombinedOutput()
+	out, err := exec.Command(binary, "-test.run", "^TestWithoutRules$", "-test.v", "-rules.off", "-rules.only="+*rulesOnly).CombinedOutput()
 	if err != nil {
 		t.Errorf("%v\n%s", err, out)
 	} else if testing.Verbose() {
@@ -62,7 +64,7 @@ func TestWithoutRules(t *testing.T) {
 	if !*ruleOffFlag {
 		t.Skip("run by TestRules")
 	}
-	for _, r := range allRules() {
+	for _, r := range chosenRules() {
 		t.Run(r.name, func(t *testing.T) {
 			ruleOff = r.name
 			defer func() { ruleOff = "" }()
@@ -73,6 +75,11 @@ func TestWithoutRules(t *testing.T) {
 			t.Log(got)
 		})
 	}
+}
+
+func chosenRules() []rule {
+	only := regexp.MustCompile(*rulesOnly)
+	return slices.DeleteFunc(allRules(), func(r rule) bool { return !only.MatchString(r.name) })
 }
 
 // overlay edits copies of the engine's sources, and returns the file that tells the go command to build those.

@@ -76,6 +76,9 @@ func (s *sim) checkKey(r *simReplica, v *simView, k int) {
 		if !s.matters(r) {
 			continue
 		}
+		if ts := s.answered[name]; s.cfg.dynamic && r.serving() && !r.viewOf(&s.keys[k]).knows(name, ts) {
+			s.fail("%s serves, and holds nothing of %s as new as %s, which has been answered", r.name(), name, showTS(ts))
+		}
 		own := &r.held
 		v := r.viewOf(&s.keys[k])
 		v.read(name, own)
@@ -155,6 +158,11 @@ func (s *sim) checkDurable(o *simOp, op *Op) {
 	}
 	if op.ts.IsZero() || s.hooks.clientsOnly {
 		return
+	}
+	if op.Kind != OpFlush && op.Kind != OpTouch && op.Kind != OpGat {
+		if s.answered[o.in.Key].Less(op.ts) {
+			s.answered[o.in.Key] = op.ts
+		}
 	}
 	for _, r := range s.replicas {
 		if r.dead || s.cfg.dynamic && !o.replica.view.Has(r.self) {

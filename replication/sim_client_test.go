@@ -169,7 +169,7 @@ func (s *sim) drawKind() history.Kind {
 
 // drawValue draws a number or a text. Numbers are small, so that decr comes to 0 and incr to another length.
 func (s *sim) drawValue(c *simClient) string {
-	if s.random.IntN(2) == 0 {
+	if s.cfg.numbers || s.random.IntN(2) == 0 {
 		return fmt.Sprint(s.random.IntN(110))
 	}
 	text := s.drawText(c)

@@ -47,6 +47,8 @@ type simConfig struct {
 	gentle                      bool   // never is the last one that serves taken away
 	longPauses                  bool   // some are longer than a lease
 	chunk                       uint32 // bytes that are asked for at a time while catching up
+	fickle                      int    // one in so many is asked of another member than before
+	numbers                     bool   // all values are numbers
 	entering                    bool   // it takes a while to enter a view
 
 	valueBytes int  // nodes: length of values, at most

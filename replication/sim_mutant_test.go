@@ -26,6 +26,7 @@ type simHooks struct {
 	skew             bool // a clock runs far slower than the bound allows
 	ignoreSettled    bool // a replica always says that it is settled
 	servedSoon       bool // a replica says that it has caught up when it has not
+	noLeases         bool // a replica serves in whatever view it has entered
 	dropNewer        bool // messages of views not yet entered are dropped
 	clientsOnly      bool // nothing is checked but what clients have seen
 }
@@ -42,6 +43,8 @@ type simMutant struct {
 	unseen bool
 	// rare mutants do harm only where several things come together, and take long: `make mutate`.
 	rare bool
+	// views: the mutant is one of groups whose views change.
+	views bool
 }
 
 var simMutants = []simMutant{
@@ -166,6 +169,44 @@ var simMutants = []simMutant{
 	{name: "a replica evicts alone", why: "an eviction is a delete on which all agree", mutate: func() simHooks {
 		return simHooks{evictAlone: true, config: func(c *simConfig) { c.evictions = 5 * c.delay }}
 	}},
+
+	// Of the control plane and of what the node does around its lanes. The engine's own rules are in rules_views_test.go.
+	{name: "a member is removed while its lease may last", views: true, why: "removal waits until the last lease has surely run out", mutate: func() simHooks {
+		return simHooks{noWait: true, config: func(c *simConfig) {
+			c.strained()
+			c.pauses, c.partitions = 0, 2*c.steps(c.views.Lease)
+		}}
+	}},
+	{name: "a heartbeat is answered without a quorum round", views: true, why: "who gives leases is the leader still", mutate: func() simHooks {
+		return simHooks{noRounds: true, config: (*simConfig).strained}
+	}},
+	{name: "a lease counts from the receipt of its answer", views: true, why: "a lease counts from when the heartbeat was sent", mutate: func() simHooks {
+		return simHooks{leaseFromReceipt: true, config: (*simConfig).strained}
+	}},
+	{name: "a clock is slower than the bound allows", views: true, why: "the rates of clocks differ by a bounded amount", mutate: func() simHooks {
+		return simHooks{skew: true, config: (*simConfig).strained}
+	}},
+	{name: "a number is given out again while updates of its old life are unvalidated", views: true, why: "a joiner is listed when all have settled", mutate: func() simHooks {
+		return simHooks{ignoreSettled: true, config: func(c *simConfig) {
+			c.onlyViews()
+			c.tick, c.crashes = 2*c.steps(c.views.SuspectAfter), 6*c.steps(c.views.Lease) // it takes long to settle
+		}}
+	}},
+	{name: "a joiner serves before its stream is complete", views: true, why: "a member serves when it has everything", mutate: func() simHooks {
+		return simHooks{servedSoon: true, config: (*simConfig).onlyViews}
+	}},
+	{name: "messages of a newer view are dropped", views: true, why: "they stall their channel", mutate: func() simHooks {
+		return simHooks{dropNewer: true, config: (*simConfig).onlyViews}
+	}},
+	{name: "a replica serves without a lease", views: true, why: "who may have been removed does not answer", mutate: func() simHooks {
+		return simHooks{noLeases: true, config: (*simConfig).strained}
+	}},
+	{name: "a channel joins a replica to the life before its peer's", views: true, why: "acknowledgements are those of an incarnation", mutate: func() simHooks {
+		return simHooks{config: (*simConfig).onlyViews, receive: func(s *sim, at *simReplica, m *Message) bool {
+			m.Epoch = at.view.Epoch // whatever view it is of
+			return false
+		}}
+	}},
 }
 
 // dropped loses one message of a kind in so many.
@@ -220,9 +261,13 @@ func (m *simMutant) catch(seeds int, clientsOnly bool) (seed uint64, how string)
 		h.clientsOnly = clientsOnly
 		drawn := h.config
 		h.config = func(c *simConfig) {
-			if c.nodes || c.replicas == 1 {
+			if m.views {
+				drawn(c)
+				return
+			}
+			if c.nodes || c.replicas == 1 || c.dynamic {
 				c.ops, c.replicas = 0, 2 // mutants are of bare lanes
-				c.nodes = false
+				c.nodes, c.dynamic = false, false
 				return
 			}
 			if drawn != nil {
@@ -256,8 +301,13 @@ func TestSimulationCatches(t *testing.T) {
 			if seed == 0 {
 				t.Fatalf("%d seeds have not noticed that %s", seeds, m.name)
 			}
+			if m.views {
+				if _, wrong := simulate(seed, simHooks{config: m.mutate().config}, nil); wrong != "" {
+					t.Fatalf("seed %d goes wrong without the mutant too: %s", seed, wrong)
+				}
+			}
 			report := fmt.Sprintf("%s: seed %d: %s", m.why, seed, firstLine(how))
-			if testing.Short() {
+			if testing.Short() || m.views {
 				t.Log(report)
 				return
 			}

@@ -51,12 +51,36 @@ func (c *simConfig) drawViews(random *rand.Rand) {
 	c.leaves = some(10, 30)
 	c.pauses = some(2, 5, 15)
 	c.longPauses = random.IntN(2) == 0
-	c.chunk = pick(random, uint32(1), 100, 1<<16)
+	c.chunk = pick(random, uint32(1), 1, 100, 1<<16)
+	c.fickle = pick(random, 2, 4, 20)
 	c.entering = random.IntN(2) == 0
 	if c.timing.Timeout != 0 {
 		c.timing.Timeout *= 4
 	}
 	c.unknown = false
+	switch random.IntN(6) {
+	case 0:
+		c.makeDuels(random)
+	case 1:
+		c.keys = 6 + random.IntN(10)
+		c.chunk = 1
+	}
+}
+
+// makeDuels has read-modify-writes meet on one key while their replicas crash: what NACK, replay and gathering anew are for.
+func (c *simConfig) makeDuels(random *rand.Rand) {
+	c.replicas = pick(random, 3, 3, 4, 5)
+	c.lanes, c.keys, c.clients = 1, 1, 2
+	c.ops = 200 / (c.replicas * c.clients)
+	c.numbers, c.uneven, c.tail = true, true, pick(random, 0, 5)
+	c.think = c.delay
+	c.timing.Timeout, c.full, c.refusals, c.evictions = 0, 0, 0, 0
+	c.crashes = pick(random, uint64(1), 2, 4) * c.steps(c.views.Lease)
+	c.weights = [simKinds]int{}
+	c.weights[history.Incr], c.weights[history.Set], c.weights[history.Gets] = 10, random.IntN(2)+1, 3
+	if random.IntN(3) == 0 {
+		c.weights[history.Add], c.weights[history.Delete] = 2, 1
+	}
 }
 
 // local is a process's clock, in nanoseconds: none of two runs faster than the other by more than Drift, unless a mutant wants that.
@@ -69,14 +93,14 @@ func (s *sim) drawRates() {
 		s.rates = append(s.rates, s.random.IntN(s.cfg.drift+1))
 	}
 	if s.hooks.skew {
-		s.rates[0] = 4000 // it believes its leases over long before the others do
+		s.rates[0] = -600 // its leases last far longer than the others think
 	}
 }
 
 func (s *sim) leaderTiming() views.Timing {
 	t := s.cfg.views
 	if s.hooks.noWait {
-		t.Lease = 0
+		t.Lease = t.Heartbeat
 	}
 	return t
 }
@@ -90,7 +114,7 @@ func (r *simReplica) serving() bool {
 		return true
 	}
 	me, in := r.view.Find(r.self.Number)
-	return r.alive() && in && me.Serving && me.Incarnation == r.self.Incarnation && r.s.local(r.index) < r.until
+	return r.alive() && in && me.Serving && me.Incarnation == r.self.Incarnation && (r.s.local(r.index) < r.until || r.s.hooks.noLeases)
 }
 
 // live are the replicas that are running.
@@ -368,7 +392,7 @@ func (bl *simBareLane) catchUp() {
 		return
 	}
 	streamer := l.join.streamer.Number
-	if l.open&bit(streamer) == 0 || s.chance(8) {
+	if l.open&bit(streamer) == 0 || !s.calm && s.chance(s.cfg.fickle) {
 		streamer = from[s.random.IntN(len(from))]
 	}
 	for _, n := range from {
@@ -387,6 +411,7 @@ func (s *sim) committedView(v views.View) {
 	}
 	if v.Generation > s.newest.Generation {
 		s.counts.generations++
+		clear(s.answered)
 		for i := range s.keys {
 			s.keys[i].unique = 0
 		}
@@ -436,4 +461,19 @@ func drawDynamic(seed uint64) simConfig {
 			return c
 		}
 	}
+}
+
+// onlyDuels makes every configuration one of duels.
+func (c *simConfig) onlyDuels() {
+	*c = drawDynamic(c.seed)
+	c.makeDuels(rand.New(rand.NewPCG(c.seed, 3)))
+}
+
+// strained makes every configuration one in which replicas and leaders are cut off and pause all the time.
+func (c *simConfig) strained() {
+	c.onlyViews()
+	lease := c.steps(c.views.Lease)
+	c.replicas, c.witness = max(3, c.replicas), false
+	c.partitions, c.pauses, c.longPauses, c.crashes, c.think = 3*lease, 3*lease, true, 0, c.delay
+	c.keys, c.clients, c.ops = 2, 2, 40
 }

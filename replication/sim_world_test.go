@@ -8,6 +8,7 @@ import (
 
 	"hermesd/bench/history"
 	"hermesd/replication/views"
+	"hermesd/table"
 )
 
 // The simulation runs a whole group from one seed, in virtual time: replicas with their lanes, connections that delay, break and come back,
@@ -48,6 +49,8 @@ type sim struct {
 	rates     []int              // by process: how much faster its clock runs, in thousandths
 	uniques   []uint64           // by replica: numbers given out, in all its lives
 	valid     map[simUpdate]bool // updates that have been valid somewhere
+
+	answered map[string]table.Timestamp // by key: the newest update that a client has been answered, in this generation
 
 	servers      []*simServer
 	incarnations uint64
@@ -173,6 +176,7 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 	s.paused, s.uniques = make([]uint64, s.processes()), make([]uint64, s.cfg.replicas)
 	s.valid, s.blocked = make(map[simUpdate]bool), make(map[[2]int]uint64)
 	s.incarnations = 100
+	s.answered = make(map[string]table.Timestamp)
 	s.drawRates()
 	s.say("seed %d: %v", seed, &s.cfg)
 	s.keys = simKeys(&s.cfg)
