@@ -1,5 +1,5 @@
 // hermesd is a memcached whose replicas are kept linearizable by the Hermes protocol. This file is its command line; what the
-// commands do lies in serve.go and local.go, and in package bench.
+// commands do lies in serve.go, local.go and group.go, and in package bench.
 package main
 
 import (
@@ -16,7 +16,11 @@ import (
 func main() {
 	if err := newCommand().Execute(); err != nil {
 		fmt.Fprintln(os.Stderr, "hermesd:", err)
-		os.Exit(1)
+		status := 1
+		if e := (exitError{}); errors.As(err, &e) {
+			status = e.status
+		}
+		os.Exit(status)
 	}
 }
 
@@ -29,7 +33,8 @@ Without a command it serves: on its own as a plain memcached, or, with --id and 
 talk to any replica of a group.`
 	root.Example = `  hermesd                                    # 127.0.0.1:11211, a group of one
   hermesd local --replicas 3                 # three replicas on this machine: 11211, 11212, 11213
-  hermesd -l 10.0.0.1 -m 1024 --id 1 --group 1=10.0.0.1:11311,2=10.0.0.2:11311,3=10.0.0.3:11311`
+  hermesd -l 10.0.0.1 -m 1024 --id 1 --group 1=10.0.0.1:11311,2=10.0.0.2:11311,3=10.0.0.3:11311 --data-dir /var/lib/hermesd
+  hermesd group status --at 10.0.0.1:11311   # who is in the group, and what each replica is doing`
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Version = server.Version
 	root.SetVersionTemplate("hermesd " + server.Version + " (memcached's text protocol " + server.ProtocolVersion + ")\n")
@@ -38,7 +43,7 @@ talk to any replica of a group.`
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see '%s --help')", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand("serve"), localCommand(), bench.Command(), &cobra.Command{
+	root.AddCommand(serveCommand("serve"), localCommand(), groupCommand(), bench.Command(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

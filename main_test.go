@@ -58,7 +58,19 @@ func TestMistakesAreOneLine(t *testing.T) {
 		{"--id 3 --group 1=127.0.0.1:7001,2=127.0.0.1:7002", "replica 3 is not in the group"},
 		{"--group 1=127.0.0.1:7001,2=127.0.0.1:7002", "--group without --id"},
 		{"--id 1", "--id 1 without --group"},
-		{"-p " + port + " --id 1 --group 1=127.0.0.1:" + takenText + ",2=127.0.0.1:7002", "replication address of replica 1"},
+		{"--id 1 --group 1=127.0.0.1:7001,2=127.0.0.1:7002", "--group without --data-dir"},
+		{"-p " + port + " --id 1 --group 1=127.0.0.1:" + takenText + ",2=127.0.0.1:7002 --data-dir " + t.TempDir(), "replication address of replica 1"},
+		{"--id 1 --group 1=a:1,2=b:1 --data-dir d --lease 1s", "before its lease (1s) has surely run out: suspect-after must be at least 1.036s"},
+		{"--id 1 --group 1=a:1,2=b:1 --data-dir d --heartbeat 200ms", "more than a third of the lease"},
+		{"--witness", "--witness is for groups"},
+		{"group status", "give --at"},
+		{"group status --at here", `--at "here" is not host:port`},
+		{"group status --at 127.0.0.1:1 --wait soon", `--wait "soon"`},
+		{"group status --at 127.0.0.1:1", "no server of a group at 127.0.0.1:1"},
+		{"group add --at 127.0.0.1:1", "give one replica"},
+		{"group add 4 --at 127.0.0.1:1", "give number=host:port"},
+		{"group remove x --at 127.0.0.1:1", `"x" is not the number of a replica`},
+		{"group replace 3=a --at 127.0.0.1:1", `"a" is not host:port`},
 		{"local --replicas 0", "0 replicas: give 1 to 7"},
 		{"local --replicas 8", "8 replicas: give 1 to 7"},
 		{"local --port 65535", "port 65535"},
@@ -267,7 +279,7 @@ func TestSignalsEndCleanly(t *testing.T) {
 func TestSignalBeforeTheGroupIsComplete(t *testing.T) {
 	port := livetest.FreePorts(t, 3)
 	p := livetest.Start(t, livetest.Binary(t), "-p", strconv.Itoa(port), "--id", "1",
-		"--group", fmt.Sprintf("1=%s,2=%s", livetest.Loopback(port+1), livetest.Loopback(port+2)))
+		"--group", fmt.Sprintf("1=%s,2=%s", livetest.Loopback(port+1), livetest.Loopback(port+2)), "--data-dir", t.TempDir())
 	p.AwaitStderr(t, "listening")
 	if got := command(t, port, "get k"); !strings.HasPrefix(got, "SERVER_ERROR ") {
 		t.Errorf("get from a group that is not complete: %q", got)

@@ -271,6 +271,9 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 	}
 	r.driver, err = views.Start(views.Config{Number: uint8(o.id), Address: group[uint8(o.id)], Seeds: group, Store: r.store, Listener: control,
 		Host: r.node, Timing: o.timing, Logger: r.log})
+	if err == nil {
+		r.node.Explain(r.driver.Why)
+	}
 	return err
 }
 

@@ -62,9 +62,14 @@ func TestValidate(t *testing.T) {
 		{"an address of its own to listen on", func(o *options) { o.id, o.group, o.replicationAddress = 2, three, ":7000" }, ""},
 		{"one that is none", func(o *options) { o.id, o.group, o.replicationAddress = 2, three, "7000" }, `--replication-address "7000" is not host:port`},
 		{"one without a group", func(o *options) { o.replicationAddress = ":7000" }, "--replication-address without --group"},
+		{"no data directory", func(o *options) { o.id, o.group, o.dataDir = 1, three, "" }, "--group without --data-dir"},
+		{"a witness of nobody", func(o *options) { o.witness = true }, "--witness is for groups"},
+		{"a witness", func(o *options) { o.id, o.group, o.witness = 3, three, true }, ""},
+		{"a lease that outlasts patience", func(o *options) { o.id, o.group, o.timing.Lease = 1, three, time.Second }, "suspect-after must be at least"},
 		{"a comma too many", func(o *options) { o.id, o.group = 1, "1=a:1," }, "give number=host:port"},
 	} {
 		o := defaultOptions()
+		o.dataDir = "somewhere"
 		c.change(&o)
 		_, err := o.validate()
 		switch {

@@ -254,15 +254,19 @@ func (l *Lane) consistent() string {
 	if waits != [3]int32{} {
 		return fmt.Sprintf("the counts of what queues wait for are off by %v", waits)
 	}
-	flying := 0
+	flying, replays := 0, 0
 	for _, op := range l.flight.slots {
 		if op == nil {
 			continue
 		}
 		flying++
-		if op.ts.Step != 0 && l.flight.rmw(op.Hash, op.Key, op.ts) != op {
+		replays += b2i(op.replay)
+		if op.chained() && l.flight.rmw(op.Hash, op.Key, op.ts) != op {
 			return fmt.Sprintf("operation %d is in flight at %s, but is not found by its key", op.Tag, showTS(op.ts))
 		}
+	}
+	if replays != l.flight.replays {
+		return fmt.Sprintf("%d replays are in flight (counted %d)", replays, l.flight.replays)
 	}
 	if waiting != l.queues.waiting || flying != l.flight.count || flying+len(l.flight.free) != len(l.flight.slots) {
 		return fmt.Sprintf("%d operations wait (counted %d), %d are in flight (counted %d, %d slots, %d free)", waiting, l.queues.waiting, flying, l.flight.count,

@@ -34,13 +34,20 @@ type membership struct {
 	changed     chan struct{}            // closed, and made anew, when one who waits for a view must look again
 	closed      bool
 	reason      atomic.Pointer[string] // why not ready
-	waiters     chan struct{}          // closed when the replica has served for the first time
-	served      atomic.Bool            // it is
-	wakeup      chan struct{}          // the clock's goroutine looks at the lanes
+	explain     atomic.Pointer[func() string]
+	waiters     chan struct{} // closed when the replica has served for the first time
+	served      atomic.Bool   // it is
+	wakeup      chan struct{} // the clock's goroutine looks at the lanes
 	asleep      atomic.Bool
 }
 
 const forever = math.MaxInt64
+
+var (
+	_ views.Host  = (*Node)(nil)
+	_ Handler     = (*Node)(nil)
+	_ Interrupter = (*Node)(nil)
+)
 
 func (ms *membership) init(n *Node) {
 	ms.node = n
@@ -266,7 +273,26 @@ func (n *Node) WaitReady(ctx context.Context) error {
 }
 
 // Reason says why the replica does not serve, in words for a client.
-func (n *Node) Reason() string { return *n.membership.reason.Load() }
+func (n *Node) Reason() string {
+	reason := *n.membership.reason.Load()
+	if explain := n.membership.explain.Load(); explain != nil {
+		if more := (*explain)(); more != "" {
+			reason += ": " + more
+		}
+	}
+	return reason
+}
+
+// Explain gives the node words of the control plane's to add to Reason; they may be empty.
+func (n *Node) Explain(why func() string) { n.membership.explain.Store(&why) }
+
+// CurrentView is the view that the replica has entered. Its members must not be changed.
+func (n *Node) CurrentView() views.View {
+	ms := &n.membership
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	return ms.view
+}
 
 // Members returns the numbers of members of the view and how many of them are connected, this one included.
 func (n *Node) Members() (members, connected int) {

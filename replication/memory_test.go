@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -243,6 +244,9 @@ func TestFollowerWithoutMemory(t *testing.T) {
 		for _, m := range sent {
 			switch m.Kind {
 			case ACK:
+				if m.ID > updates {
+					continue // of the deletes below
+				}
 				if acked[m.ID] || m.ID < last[m.Lane] {
 					t.Fatalf("lane %d: update %d is acknowledged after %d", m.Lane, m.ID, last[m.Lane])
 				}
@@ -269,6 +273,30 @@ func TestFollowerWithoutMemory(t *testing.T) {
 	}
 	if stalled := n.counters.stalled.Load(); stalled == 0 || len(acked) == updates {
 		t.Fatalf("%d lanes stalled, %d of %d updates were acknowledged: the memory was to be too small", stalled, len(acked), updates)
+	}
+	// The peer may be full too, and evict: its deletes of what is stored here must not wait behind its updates, or each would wait for the other.
+	deletes := uint64(0)
+	for id := range acked {
+		key := fmt.Appendf(nil, "key%d", id)
+		lane := laneOf(table.Hash(key))
+		if n.membership.stalls[1].lanes.Load()&bit(uint8(lane)) == 0 {
+			continue
+		}
+		if _, ok := dump(n)[string(key)]; !ok {
+			continue
+		}
+		deletes++
+		n.Receive(&Message{Kind: INV, From: peer, Epoch: 1, Lane: uint8(lane), Clock: updates, Key: key, ID: updates + deletes, Bits: BitTombstone,
+			TS: table.Timestamp{Write: id<<8 | 1, Step: 1<<8 | 1}})
+		if !slices.ContainsFunc(wire.sent, func(m Message) bool { return (m.Kind == ACK || m.Kind == NACK) && m.ID == updates+deletes }) {
+			t.Fatalf("a delete of key %q waits behind updates that there is no memory for", key)
+		}
+		if deletes == 20 {
+			break
+		}
+	}
+	if deletes == 0 {
+		t.Fatal("no stalled lane has an item")
 	}
 	for round := 0; len(acked) < updates; round++ {
 		if round > 5_000 {

@@ -34,7 +34,7 @@ var ruleOffFlag = flag.Bool("rules.off", false, "TestWithoutRules: this is a bui
 
 // TestRules shows of each rule that nothing goes wrong with it, and then, in a build of its own, what goes wrong without it.
 func TestRules(t *testing.T) {
-	for _, r := range rules {
+	for _, r := range allRules() {
 		t.Run(r.name, func(t *testing.T) {
 			if got := r.shows(t); regexp.MustCompile(r.finds).MatchString(got) {
 				t.Errorf("this was to go wrong only without the rule:\n%s", got)
@@ -62,7 +62,7 @@ func TestWithoutRules(t *testing.T) {
 	if !*ruleOffFlag {
 		t.Skip("run by TestRules")
 	}
-	for _, r := range rules {
+	for _, r := range allRules() {
 		t.Run(r.name, func(t *testing.T) {
 			ruleOff = r.name
 			defer func() { ruleOff = "" }()
@@ -80,7 +80,7 @@ func overlay(t *testing.T) string {
 	t.Helper()
 	dir := t.TempDir()
 	sources := map[string]string{}
-	for _, r := range rules {
+	for _, r := range allRules() {
 		for _, e := range r.edits {
 			source, ok := sources[e.file]
 			if !ok {

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// rules are those of design section 4 that apply while the view does not change: where each is in the engine, how it is taken out, and what shows
+// rules are those of design section 4 that apply while the view does not change (rules_views_test.go has the others): where each is in the engine, how it is taken out, and what shows
 // that the group then goes wrong. rules_off_test.go takes them out.
 //
 // Not among them, because no way to break them is left in the engine: a NACK applies only where the key is still at the time stamp refused (it names a
@@ -27,8 +27,8 @@ var rules = []rule{
 	},
 	{
 		name: "a plain write is always acknowledged",
-		edits: []edit{{"follower.go", `	if !m.IsRMW() {
-		l.ack(m)`, `	if !m.IsRMW() {
+		edits: []edit{{"follower.go", `	if !m.IsRMW() && m.Bits&BitReplay == 0 {
+		l.ack(m)`, `	if !m.IsRMW() && m.Bits&BitReplay == 0 {
 		if off {
 			return
 		}
@@ -99,16 +99,14 @@ var rules = []rule{
 	},
 	{
 		name: "an outranked RMW is not answered, but run again",
-		edits: []edit{{"update.go", `	l.flight.remove(op)
-	op.losses++
-`, `	l.flight.remove(op)
-	if off {
+		edits: []edit{{"update.go", `	op.losses++
+	if op.Kind`, `	if off {
 		q := l.queues.find(op.Hash, op.Key)
 		l.finish(op)
 		return q
 	}
 	op.losses++
-`}},
+	if op.Kind`}},
 		shows: explores(2, stored, "a:incr b:incr"), finds: `not linearizable`,
 	},
 	{
@@ -127,14 +125,12 @@ var rules = []rule{
 	},
 	{
 		name: "a read waits until the key is valid",
-		edits: []edit{{"lane.go", `	state := l.find(op.Hash, op.Key, it)
-	if op.Kind == OpSet {
-`, `	state := l.find(op.Hash, op.Key, it)
-	if off && state == keyInvalid && op.Kind == OpGet && it.State&table.Tombstone == 0 {
+		edits: []edit{{"lane.go", `	if op.Kind == OpSet {
+		if state == keyInvalid`, `	if off && state == keyInvalid && op.Kind == OpGet && it.State&table.Tombstone == 0 {
 		state = keyValid
 	}
 	if op.Kind == OpSet {
-`}},
+		if state == keyInvalid`}},
 		shows: explores(2, nothing, "a:set a:get"), finds: `not linearizable`,
 	},
 	{
@@ -178,7 +174,7 @@ var rules = []rule{
 	},
 	{
 		name:  "updates in flight are sent again",
-		edits: []edit{{"channel.go", `if op != nil && op.acked&b == 0 {`, `if !off && op != nil && op.acked&b == 0 {`}},
+		edits: []edit{{"channel.go", `if op != nil && op.acked&bit(to) == 0 {`, `if !off && op != nil && op.acked&bit(to) == 0 {`}},
 		shows: explores(2, nothing, "a:set", breaks(1)), finds: `are not answered`,
 	},
 	{
@@ -201,7 +197,7 @@ var rules = []rule{
 	},
 	{
 		name:  "a tombstone is dropped only when stable has reached it",
-		edits: []edit{{"update.go", `if l.stable() >= it.TS.Version() {`, `if off || l.stable() >= it.TS.Version() {`}},
+		edits: []edit{{"update.go", `if l.stable() >= it.TS.Version() && !l`, `if (off || l.stable() >= it.TS.Version()) && !l`}},
 		shows: explores(3, nothing, "a:set:j b:set b:delete"), finds: `not linearizable`,
 	},
 	{
@@ -227,8 +223,8 @@ var rules = []rule{
 	},
 	{
 		name: "an RMW on an absent key is refused where it is not above D",
-		edits: []edit{{"follower.go", `	if m.Bits&BitOnAbsent != 0 {
-		l.refuse`, `	if !off && m.Bits&BitOnAbsent != 0 {
+		edits: []edit{{"follower.go", `	if m.Bits&(BitOnAbsent|BitReplay) != 0 {
+		l.refuse`, `	if !off && m.Bits&(BitOnAbsent|BitReplay) != 0 {
 		l.refuse`}},
 		shows: plays("refused-add"), finds: `not linearizable`,
 	},

@@ -13,6 +13,7 @@ import (
 // simMarks are what must never fall in a lane, as they were last seen.
 type simMarks struct {
 	clock, stable uint64
+	top           uint64 // the greatest stable: it falls when a view is entered
 	dropped       table.Timestamp
 	floor         table.Timestamp
 	keys          map[int]table.Timestamp // greatest time stamp that the key has had here
@@ -49,8 +50,9 @@ func (s *sim) checkLane(r *simReplica, v *simView) string {
 			showTS(was.dropped), showTS(l.dropped), showTS(was.floor), showTS(l.floor.ts))
 	}
 	was.clock, was.stable, was.dropped, was.floor = l.clock, l.stable(), l.dropped, l.floor.ts
-	if l.dropped.Version() > l.stable() {
-		return fmt.Sprintf("a tombstone of version %d has been dropped, but stable is %d", l.dropped.Version(), l.stable())
+	was.top = max(was.top, l.stable())
+	if l.dropped.Version() > was.top {
+		return fmt.Sprintf("a tombstone of version %d has been dropped, but stable is %d", l.dropped.Version(), was.top)
 	}
 	return l.consistent()
 }
@@ -71,9 +73,13 @@ func (s *sim) checkKey(r *simReplica, v *simView, k int) {
 	}
 	var first *simReplica
 	for _, r := range s.replicas {
+		if !s.matters(r) {
+			continue
+		}
 		own := &r.held
-		r.viewOf(&s.keys[k]).read(name, own)
-		if own.state == keyInvalid {
+		v := r.viewOf(&s.keys[k])
+		v.read(name, own)
+		if own.state == keyInvalid || own.state == keyAbsent && v.lane.keepsAll() {
 			continue
 		}
 		if first == nil {
@@ -82,6 +88,12 @@ func (s *sim) checkKey(r *simReplica, v *simView, k int) {
 			s.fail("%s is readable at %s: %s and at %s: %s", name, first.name(), &first.held, r.name(), own)
 		}
 	}
+}
+
+// matters reports whether what can be read at the replica has to agree with the others: it is in the newest view, so that nothing is complete without
+// it, or has a lease yet.
+func (s *sim) matters(r *simReplica) bool {
+	return !s.cfg.dynamic || r.serving() || r.alive() && s.newest.Has(r.self) && r.view.Epoch > 0
 }
 
 // simHeld is what is stored under a key.
@@ -145,7 +157,13 @@ func (s *sim) checkDurable(o *simOp, op *Op) {
 		return
 	}
 	for _, r := range s.replicas {
+		if r.dead || s.cfg.dynamic && !o.replica.view.Has(r.self) {
+			continue
+		}
 		for _, v := range r.lanes {
+			if unchanged := op.Kind == OpTouch || op.Kind == OpGat; unchanged && v.lane.keepsAll() {
+				continue // it may have found the exptime as it wants it, in its last run
+			}
 			if op.Kind != OpFlush && v == r.viewOf(s.keyNamed(o.in.Key)) && !v.knows(o.in.Key, op.ts) {
 				s.fail("%v %s is answered, but %s holds nothing as new as %s", o.in.Kind, o.in.Key, r.name(), showTS(op.ts))
 			}
@@ -173,16 +191,20 @@ func (s *sim) checkEnd() {
 	if !s.hooks.clientsOnly {
 		s.checkConverged()
 	}
-	if err := s.history.Check(simUndecided); err != nil && s.wrong == "" {
-		s.wrong = err.Error()
+	s.settleUnsure()
+	for _, h := range s.histories {
+		if err := h.Check(simUndecided); err != nil && s.wrong == "" {
+			s.wrong = err.Error()
+		}
 	}
 }
 
 // checkConverged checks that all replicas hold the same and nothing else.
 func (s *sim) checkConverged() {
-	for lane := range s.replicas[0].lanes {
+	live := s.live()
+	for lane := range live[0].lanes {
 		var first []string
-		for i, r := range s.replicas {
+		for i, r := range live {
 			v := r.lanes[lane]
 			held, wrong := v.contents()
 			if l := v.lane; wrong == "" && (l.flight.count != 0 || l.queues.any() || len(l.tombs.pending) != 0) {
@@ -239,7 +261,7 @@ func (v *simView) each(f func(key string, it *table.Item)) {
 
 // readInvalid reads what is stored and invalid: where a VAL was lost, a key stays so until somebody wants to know.
 func (s *sim) readInvalid() {
-	for _, r := range s.replicas {
+	for _, r := range s.live() {
 		for _, v := range r.lanes {
 			var keys []string
 			v.each(func(key string, it *table.Item) {

@@ -6,14 +6,15 @@ import (
 	"strings"
 
 	"hermesd/bench/history"
+	"hermesd/table"
 )
 
 // simClient is a client of one replica: it asks, waits for the answer, thinks, and asks again.
 type simClient struct {
-	s       *sim
-	number  int
-	replica *simReplica
-	left    int // operations
+	s      *sim
+	number int
+	slot   int // index of the replica that it talks to, in whatever life
+	left   int // operations
 }
 
 // simOp is an operation of a client, or an eviction, from its call to the last that is heard of it.
@@ -29,15 +30,19 @@ type simOp struct {
 	over    bool // answered
 	late    bool // answered without telling what happened, which is still to be found out
 	expired bool // an eviction of an item whose exptime has come: nobody can tell the difference
+
+	history  *history.History
+	attempts []table.Timestamp // under which it has been sent to others
+	unsure   bool              // nobody has been told what became of it, and the engine will not say
 }
 
 // simUnknowns bounds the updates of a run whose outcome is kept from the checker, which takes long over them.
 const simUnknowns = 6
 
 func (s *sim) startClients() {
-	for _, r := range s.replicas {
+	for i := range s.replicas {
 		for range s.cfg.clients {
-			c := &simClient{s: s, number: len(s.clients), replica: r, left: s.cfg.ops}
+			c := &simClient{s: s, number: len(s.clients), slot: i, left: s.cfg.ops}
 			s.clients = append(s.clients, c)
 			s.active++
 			c.later()
@@ -46,13 +51,18 @@ func (s *sim) startClients() {
 }
 
 func (c *simClient) later() {
-	c.s.after(c.s.around(c.s.cfg.think), c.replica.index, c.next)
+	c.s.after(c.s.around(c.s.cfg.think), c.slot, c.next)
 }
 
 func (c *simClient) next() {
 	if c.left == 0 || c.s.calm {
 		c.left = 0
 		c.s.active--
+		return
+	}
+	if !c.s.replicas[c.slot].serving() {
+		c.s.counts.turnedAway++
+		c.s.after(1+c.s.around(c.s.cfg.delay*5), c.slot, c.next)
 		return
 	}
 	c.left--
@@ -63,13 +73,14 @@ func (c *simClient) next() {
 func (s *sim) begin(client *simClient, number int, r *simReplica, in history.Input) *simOp {
 	o := &simOp{s: s, tag: uint64(len(s.ops)), in: in, client: client, replica: r, parts: 1}
 	s.ops = append(s.ops, o)
-	o.id = s.history.Call(number, in)
+	o.history = s.historyOf(r)
+	o.id = o.history.Call(number, in)
 	return o
 }
 
 // ask gives an operation to the client's replica.
 func (c *simClient) ask(in history.Input) {
-	s, r := c.s, c.replica
+	s, r := c.s, c.s.replicas[c.slot]
 	o := s.begin(c, c.number, r, in)
 	s.mix(4, uint64(r.index), uint64(in.Kind), uint64(c.number))
 	s.say("%s: client %d asks %s %s %q", r.name(), c.number, in.Kind, in.Key, simShort(in.Value))
@@ -186,6 +197,9 @@ func (o *simOp) Done(op *Op) Flusher {
 		s.checkDurable(o, op)
 	}
 	never := failed && !o.flying(op)
+	if never && s.cfg.dynamic && op.losses > 0 {
+		never, o.unsure = false, true // others may hold an attempt of it, and replay that
+	}
 	o.failed = o.failed || failed
 	o.parts--
 	if o.parts == 0 {
@@ -217,16 +231,17 @@ func (o *simOp) record(out history.Output, never bool) {
 	s, k := o.s, o.s.keyNamed(o.in.Key)
 	switch {
 	case !o.failed:
-		s.history.Return(o.id, out)
+		o.history.Return(o.id, out)
 		if k != nil && out.CAS != 0 {
 			k.unique = out.CAS
 		}
 		return
 	case o.in.Kind == history.Flush || s.cfg.unknown && s.unknowns < simUnknowns:
 		s.unknowns++
-		s.history.Return(o.id, history.Output{})
+		o.history.Return(o.id, history.Output{})
 	case never:
-		s.history.Discard(o.id)
+		o.history.Discard(o.id)
+	case o.unsure:
 	default:
 		o.late = true
 	}
@@ -249,24 +264,32 @@ func (s *sim) over(op *Op) {
 		o.over = true
 		s.counts.evictions[b2i(status == Deleted)]++
 		s.counts.expired += b2i(status == Deleted && o.expired)
-		if status != Deleted || o.expired {
-			s.history.Discard(o.id)
+		switch {
+		case o.expired && status == Deleted, status != Deleted && !(s.cfg.dynamic && op.losses > 0):
+			o.history.Discard(o.id)
+			return
+		case status != Deleted:
+			o.unsure = true
 			return
 		}
 		s.checkDurable(o, op)
-		s.history.Return(o.id, history.Output{Status: history.Deleted})
+		o.history.Return(o.id, history.Output{Status: history.Deleted})
 	case !o.late:
 	case op.ts.IsZero(), status == NotFound:
 		o.late = false
 		s.counts.late[0]++
-		s.history.Discard(o.id) // outranked: it did not happen, and never will
+		if s.cfg.dynamic {
+			o.unsure = true
+			return
+		}
+		o.history.Discard(o.id) // outranked: it did not happen, and never will
 	case status == Hit: // the value that was read is not kept
-		s.history.Return(o.id, history.Output{})
+		o.history.Return(o.id, history.Output{})
 	default:
 		o.late = false
 		s.counts.late[1]++
 		s.checkDurable(o, op)
-		s.history.Return(o.id, simOutput(o.in.Kind, op.Result))
+		o.history.Return(o.id, simOutput(o.in.Kind, op.Result))
 	}
 }
 
@@ -319,9 +342,9 @@ func (s *sim) keyNamed(name string) *simKey {
 // readAll lets a client of every replica read every key.
 func (s *sim) readAll() {
 	s.say("the last reads")
-	for _, r := range s.replicas {
+	for _, r := range s.live() {
 		for i := range s.keys {
-			c := &simClient{s: s, number: len(s.clients), replica: r}
+			c := &simClient{s: s, number: len(s.clients), slot: r.index}
 			s.clients = append(s.clients, c)
 			s.active++
 			s.after(0, r.index, func() { c.ask(history.Input{Kind: history.Gets, Key: s.keys[i].name}) })

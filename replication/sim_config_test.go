@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"hermesd/bench/history"
+	"hermesd/replication/views"
 )
 
 // simConfig is one simulated group: all of it is drawn from the seed. Features are switched on and off for a whole run ("swarm testing"):
@@ -36,6 +37,17 @@ type simConfig struct {
 	full                                int  // one Put of a coordinator in so many finds no memory; 0: none
 	skew                                bool // replicas tick at different speeds
 	unknown                             bool // what a client was not answered in time stays unknown to the checker too
+
+	// Groups whose views change.
+	dynamic                     bool
+	witness                     bool
+	views                       views.Timing
+	drift                       int    // difference in rate of two clocks, at most, in thousandths
+	crashes, partitions, leaves uint64 // mean steps between two
+	gentle                      bool   // never is the last one that serves taken away
+	longPauses                  bool   // some are longer than a lease
+	chunk                       uint32 // bytes that are asked for at a time while catching up
+	entering                    bool   // it takes a while to enter a view
 
 	valueBytes int  // nodes: length of values, at most
 	noEvict    bool // nodes: nothing is evicted; operations that find no room are given up
@@ -85,6 +97,8 @@ func drawSimConfig(seed uint64, random *rand.Rand) simConfig {
 	switch {
 	case c.nodes:
 		c.fitNodes(random)
+	case random.IntN(2) == 0:
+		c.drawViews(random)
 	case random.IntN(10) == 0:
 		c.makeBrittle()
 	}
@@ -143,9 +157,16 @@ func (c *simConfig) String() string {
 	for _, f := range []struct {
 		name string
 		mean uint64
-	}{{"breaks", c.breaks}, {"pauses", c.pauses}, {"refusals", c.refusals}, {"evictions", c.evictions}, {"full", uint64(c.full)}} {
+	}{{"breaks", c.breaks}, {"pauses", c.pauses}, {"refusals", c.refusals}, {"evictions", c.evictions}, {"crashes", c.crashes}, {"partitions", c.partitions}, {"leaves", c.leaves}, {"full", uint64(c.full)}} {
 		if f.mean != 0 {
 			fmt.Fprintf(&b, ", %s=%d", f.name, f.mean)
+		}
+	}
+	if c.dynamic {
+		fmt.Fprintf(&b, "; heartbeats every %v, lease %v, suspected after %v, unreachable after %v, drift %v", c.views.Heartbeat, c.views.Lease, c.views.SuspectAfter,
+			c.views.Unreachable, c.views.Drift)
+		if c.witness {
+			b.WriteString(", a witness")
 		}
 	}
 	return b.String()

@@ -13,16 +13,40 @@ type simCounts struct {
 	evictions [2]int // refused, carried out
 	late      [2]int // updates whose client was answered before: outranked, carried out
 
+	partitions                                                                 [5]int
+	refusedReplays                                                             [2]int // by who has something newer, or has nothing
+	replays, flushReplays, invalidEntries, tombEntries, floorEntries, rejoined int
+	unsure                                                                     [2]int // updates of which nobody was told what became of them: without effect, with
+
+	crashes, leaves, restarts, elections, views, generations, entered, stalled, abandoned, turnedAway int
+
 	expired, refused, lost, early, breaks, pauses, resent, yields, waited, collected int
 }
 
+// message counts what is remarkable about a message that a replica receives.
+func (c *simCounts) message(r *simReplica, m *Message) {
+	c.yields += b2i(m.Kind == INV && m.Bits&BitTired != 0)
+	c.replays += b2i(m.Kind == INV && m.Bits&BitReplay != 0)
+	c.flushReplays += b2i(m.Kind == INV && m.Bits&(BitReplay|BitFlush) == BitReplay|BitFlush)
+	c.invalidEntries += b2i(m.Kind == ENTRY && m.Bits&BitInvalid != 0)
+	c.tombEntries += b2i(m.Kind == ENTRY && m.Bits&BitTombstone != 0)
+	c.floorEntries += b2i(m.Kind == ENTRY && m.Bits&BitFlush != 0)
+	if m.Kind == NACK {
+		if op := r.lanes[m.Lane].lane.flight.get(m.ID); op != nil && op.replay {
+			c.refusedReplays[b2i(m.Bits&BitAbsent != 0)]++
+		}
+	}
+}
+
 // simTotals are the sums over executions that run at the same time.
-type simTotals [64]atomic.Int64
+type simTotals [128]atomic.Int64
 
 // each gives every count with its name.
 func (c *simCounts) each(f func(name string, n int)) {
 	for k := INV; k < kindEnd; k++ {
-		f(k.String()+" received", c.received[k])
+		if k != NEEDROOM { // of members that are whole nodes and catch up, which the simulation does not have
+			f(k.String()+" received", c.received[k])
+		}
 	}
 	for st := Hit; st <= Unavailable; st++ {
 		f("answered "+simStatusNames[st], c.answered[st])
@@ -41,6 +65,29 @@ func (c *simCounts) each(f func(name string, n int)) {
 	f("replicas paused", c.pauses)
 	f("INVs of the tired", c.yields)
 	f("operations that waited", c.waited)
+	f("replicas crashed", c.crashes)
+	f("replicas that have left", c.leaves)
+	f("replicas begun anew after their removal", c.restarts)
+	for i, n := range c.partitions {
+		f([...]string{"replicas cut off", "replicas that nobody hears", "replicas that hear nobody", "pairs cut off", "pairs cut off one way"}[i], n)
+	}
+	f("replays received", c.replays)
+	f("replays of a flush received", c.flushReplays)
+	f("replays refused for something newer", c.refusedReplays[0])
+	f("replays refused for absence", c.refusedReplays[1])
+	f("entries that are invalid", c.invalidEntries)
+	f("entries that are tombstones", c.tombEntries)
+	f("entries that are floors", c.floorEntries)
+	f("replicas that have caught up", c.rejoined)
+	f("leaders elected", c.elections)
+	f("views committed", c.views)
+	f("generations begun", c.generations)
+	f("views entered", c.entered)
+	f("messages that waited for a view", c.stalled)
+	f("operations that died with their replica", c.abandoned)
+	f("operations turned away", c.turnedAway)
+	f("unsure updates without effect", c.unsure[0])
+	f("unsure updates with effect", c.unsure[1])
 }
 
 var simStatusNames = [...]string{Hit: "hit", Miss: "miss", Stored: "stored", NotStored: "not stored", Exists: "exists", NotFound: "not found", Deleted: "deleted",

@@ -11,6 +11,9 @@ func (s *sim) startFaults() {
 	s.repeat(s.cfg.pauses, s.pauseOne)
 	s.repeat(s.cfg.refusals, s.refuseOne)
 	s.repeat(s.cfg.evictions, s.evictOne)
+	s.repeat(s.cfg.crashes, s.crashOne)
+	s.repeat(s.cfg.partitions, s.partitionSome)
+	s.repeat(s.cfg.leaves, s.leaveOne)
 }
 
 // repeat makes something happen again and again, until the group is to come to rest.
@@ -35,7 +38,7 @@ func (s *sim) breakOne() {
 		return
 	}
 	l := s.link(a, b)
-	if l.broken {
+	if l == nil || l.broken {
 		return
 	}
 	s.mix(7, uint64(a), uint64(b))
@@ -45,11 +48,15 @@ func (s *sim) breakOne() {
 
 // pauseOne stops a replica for a while: what happens to it meanwhile waits.
 func (s *sim) pauseOne() {
-	r := s.replicas[s.random.IntN(len(s.replicas))]
+	i := s.random.IntN(len(s.paused))
 	s.counts.pauses++
-	r.pausedUntil = max(r.pausedUntil, s.now+s.around(s.cfg.delay*10)) // a shorter pause must not let what comes now pass what waits
-	s.mix(8, uint64(r.index), r.pausedUntil)
-	s.say("%s pauses until step %d", r.name(), r.pausedUntil)
+	mean := s.cfg.delay * 10
+	if s.cfg.longPauses && s.chance(2) {
+		mean = 2 * s.cfg.steps(s.cfg.views.Lease)
+	}
+	s.paused[i] = max(s.paused[i], s.now+s.around(mean)) // a shorter pause must not let what comes now pass what waits
+	s.mix(8, uint64(i), s.paused[i])
+	s.say("%s pauses until step %d", memberName(uint8(i+1)), s.paused[i])
 }
 
 // refuseOne has a replica's Admit refuse for a while.
@@ -63,6 +70,9 @@ func (s *sim) refuseOne() {
 	s.say("%s has no room", r.name())
 	s.after(s.around(s.cfg.delay*10), r.index, func() {
 		r.refuse = false
+		if r.dead {
+			return
+		}
 		s.mix(10, uint64(r.index))
 		s.say("%s has room again", r.name())
 		if s.chance(2) { // otherwise with the next tick
@@ -80,6 +90,9 @@ func (s *sim) evictOne() {
 	k := &s.keys[s.random.IntN(len(s.keys))]
 	s.after(0, who, func() {
 		r := s.replicas[who]
+		if !r.serving() {
+			return
+		}
 		r.drive.locked(k.lane, func() { s.evict(r, k) })
 		s.acted(r, k.lane, k.name)
 	})
@@ -111,17 +124,117 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	case verdict == table.Pending:
 		return
 	case verdict == table.Keep:
-		s.history.Discard(o.id)
+		o.history.Discard(o.id)
 	case v.lane.Flushed(&it) || o.expired:
-		s.history.Discard(o.id)
+		o.history.Discard(o.id)
 		v.items.Remove(&it) // as the table does
 	default:
 		if v.lane.peers != 0 {
 			s.fail("%s gives %s up without asking", r.name(), k.name)
 		}
-		s.history.Return(o.id, history.Output{Status: history.Deleted})
+		o.history.Return(o.id, history.Output{Status: history.Deleted})
 		v.items.Remove(&it)
 	}
 	o.over = true
 	r.drive.freeOp(op)
+}
+
+// beCalm ends all faults: what is broken heals.
+func (s *sim) beCalm() {
+	s.calm = true
+	clear(s.blocked)
+}
+
+// crashOne ends a process, with all that it has in memory, and starts it again some time later.
+func (s *sim) crashOne() {
+	r := s.replicas[s.random.IntN(len(s.replicas))]
+	if r.dead || s.unknowns > simUnknowns || s.needs(r) {
+		return
+	}
+	s.counts.crashes++
+	s.end(r, "crashes")
+	s.crashed(r)
+}
+
+// needs reports whether nobody would be left who holds what the group has stored.
+func (s *sim) needs(r *simReplica) bool {
+	if !s.cfg.gentle {
+		return false
+	}
+	for _, m := range s.newest.Members {
+		if other := s.replicas[m.Number-1]; m.Serving && other != r && other.self == m.Member && other.alive() && !other.leaving {
+			return false
+		}
+	}
+	return true
+}
+
+// crashed has the process of a replica whose life is over start again, at once or after the group has noticed.
+func (s *sim) crashed(r *simReplica) {
+	i := r.index
+	s.servers[i].stop()
+	wait := 1 + s.around(s.cfg.steps(s.cfg.views.SuspectAfter)*pick(s.random, uint64(1), 4, 16)/4)
+	s.after(wait, i, func() {
+		s.servers[i].start()
+		s.birth(i, nil, 0)
+	})
+}
+
+// leaveOne has a replica leave in good order, as a process does that is told to end.
+func (s *sim) leaveOne() {
+	who := s.random.IntN(len(s.replicas))
+	s.after(0, who, func() {
+		r := s.replicas[who]
+		if r.dead || r.leaving || r.holder.Left() || s.needs(r) {
+			return
+		}
+		s.counts.leaves++
+		s.say("%s leaves", r.name())
+		r.leaving, r.until = true, 0
+		r.holder.Leave(s.local(who))
+	})
+}
+
+// partitionSome cuts processes off from each other for a while: one from all others, two from each other, or in one direction only.
+func (s *sim) partitionSome() {
+	n := s.processes()
+	if n < 2 {
+		return
+	}
+	a := s.random.IntN(n)
+	b := (a + 1 + s.random.IntN(n-1)) % n
+	until := s.now + s.around(2*s.cfg.steps(s.cfg.views.SuspectAfter))
+	kind := s.random.IntN(5)
+	s.counts.partitions[kind]++
+	s.mix(12, uint64(a), uint64(b), uint64(kind))
+	s.say("%s is cut off until step %d (from %s if not from all), kind %d", memberName(uint8(a+1)), until, memberName(uint8(b+1)), kind)
+	for i := range n {
+		switch {
+		case i == a:
+		case kind == 0:
+			s.block(a, i, until)
+			s.block(i, a, until)
+		case kind == 1:
+			s.block(a, i, until)
+		case kind == 2:
+			s.block(i, a, until)
+		}
+	}
+	if kind >= 3 {
+		s.block(a, b, until)
+	}
+	if kind == 3 {
+		s.block(b, a, until)
+	}
+}
+
+// block lets nothing come from one process to another. A connection between them breaks, as both ends find in time.
+func (s *sim) block(from, to int, until uint64) {
+	s.blocked[[2]int{from, to}] = max(until, s.blocked[[2]int{from, to}])
+	if max(from, to) >= len(s.replicas) {
+		return
+	}
+	if l := s.link(from, to); l != nil {
+		s.cutWithin(l, 10*s.cfg.delay, from > to, from < to)
+	}
 }

@@ -11,6 +11,8 @@ type simLink struct {
 	broken  bool
 	delay   [2]uint64      // steps: mean time that messages take to the end
 	early   [2][]simPacket // came to an end that is not up yet
+	stalled [2][]simPacket // wait until the end has entered the view that the first of them is of
+	void    [2]bool        // what is sent to the end is lost
 	last    [2][64]uint64  // by lane: step at which the last message comes to the end
 }
 
@@ -57,7 +59,12 @@ func (s *sim) up(l *simLink, end int) {
 		return
 	}
 	r, peer := l.members[end], l.members[1-end]
+	if s.cfg.dynamic && (r.dead || !r.view.Has(peer.self)) {
+		s.cut(l)
+		return
+	}
 	l.ends[end] = simUp
+	delete(r.downSince, peer.self.Number)
 	for _, v := range r.lanes {
 		for _, op := range v.lane.flight.slots {
 			s.counts.resent += b2i(op != nil && op.acked&bit(peer.self.Number) == 0)
@@ -72,16 +79,23 @@ func (s *sim) up(l *simLink, end int) {
 	early := l.early[end]
 	l.early[end] = nil
 	for _, p := range early {
-		s.receive(r, p)
+		s.take(l, end, p)
 	}
 }
 
 // cut breaks the connection. What is under way can still come to an end that has not noticed; what is sent from here on is lost.
-func (s *sim) cut(l *simLink) {
+func (s *sim) cut(l *simLink) { s.cutWithin(l, s.cfg.delay*2, true, true) }
+
+// cutWithin is cut for one direction, or both, and with a time in which the ends notice. void says to which ends nothing comes any more.
+func (s *sim) cutWithin(l *simLink, mean uint64, first, second bool) {
+	l.void[0], l.void[1] = l.void[0] || first, l.void[1] || second
+	if l.broken {
+		return
+	}
 	l.broken = true
 	s.counts.breaks++
 	for i, r := range l.members {
-		s.after(s.around(s.cfg.delay*2), r.index, func() { s.down(l, i) })
+		s.after(s.around(mean), r.index, func() { s.down(l, i) })
 	}
 }
 
@@ -89,27 +103,41 @@ func (s *sim) cut(l *simLink) {
 func (s *sim) down(l *simLink, end int) {
 	r, peer := l.members[end], l.members[1-end]
 	was := l.ends[end]
-	l.ends[end] = simClosed
-	s.flying -= len(l.early[end])
-	l.early[end] = nil
+	if was == simClosed {
+		return
+	}
+	s.drop(l, end)
 	s.mix(2, uint64(r.index), uint64(peer.index))
 	s.say("%s: disconnected from %s", r.name(), peer.name())
+	if _, known := r.downSince[peer.self.Number]; !known && r.view.Has(peer.self) {
+		r.downSince[peer.self.Number] = s.local(r.index)
+	}
 	if was == simUp {
 		r.drive.PeerDown(peer.self, errSimCut)
 		s.acted(r, -1, "")
 	}
-	if l.ends[1-end] == simClosed {
+	if l.ends[1-end] == simClosed && !s.cfg.dynamic {
 		s.after(s.around(s.cfg.delay*2), -1, func() { s.connect(r.index, peer.index) })
 	}
+}
+
+// drop closes an end, and loses what waits there.
+func (s *sim) drop(l *simLink, end int) {
+	l.ends[end] = simClosed
+	s.flying -= len(l.early[end]) + len(l.stalled[end])
+	l.early[end], l.stalled[end] = nil, nil
 }
 
 var errSimCut = errors.New("cut by the simulation")
 
 // connected reports whether all connections are up at both ends.
 func (s *sim) connected() bool {
-	for i := range s.replicas {
+	for i, r := range s.replicas {
 		for j := range i {
-			if l := s.link(j, i); l.broken || l.ends != [2]simEnd{simUp, simUp} {
+			if r.dead || s.replicas[j].dead {
+				continue
+			}
+			if l := s.link(j, i); l == nil || l.broken || l.ends != [2]simEnd{simUp, simUp} {
 				return false
 			}
 		}
@@ -130,13 +158,13 @@ func (s *sim) transmit(r *simReplica, to int, m *Message) {
 
 func (s *sim) post(r *simReplica, to int, m *Message) {
 	l := s.link(r.index, to)
-	if l.ends[l.side(r)] != simUp {
+	if l == nil || l.members[l.side(r)] != r || l.ends[l.side(r)] != simUp {
 		return // as a Transport does with messages for a member that is not up
 	}
-	if l.broken {
-		return // into the void
-	}
 	end := 1 - l.side(r)
+	if l.void[end] {
+		return
+	}
 	p := simPacket{r, AppendMessage(nil, m)}
 	delay := 1 + s.around(l.delay[end])
 	if s.chance(s.cfg.tail) {
@@ -158,7 +186,7 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 		l.early[end] = append(l.early[end], p)
 		s.counts.early++
 	case simUp:
-		s.receive(r, p)
+		s.take(l, end, p)
 	default:
 		if s.hooks.lateDelivery {
 			s.deliverLate(l, end, p)
@@ -167,6 +195,35 @@ func (s *sim) arrive(l *simLink, end int, p simPacket) {
 		s.flying--
 		s.counts.lost++
 		s.say("%s: a message of %s is lost", r.name(), p.from.name())
+	}
+}
+
+// take hands over what has come to an end that is up, unless it is of a view that the replica has yet to enter: that and all that follows it waits.
+func (s *sim) take(l *simLink, end int, p simPacket) {
+	r := l.members[end]
+	if l.ends[end] != simUp { // what came before has closed it
+		s.flying--
+		return
+	}
+	if !s.cfg.dynamic {
+		s.receive(r, p)
+		return
+	}
+	var m Message
+	if _, err := DecodeMessage(p.bytes, &m); err == nil && (m.Epoch > r.view.Epoch && !s.hooks.dropNewer || len(l.stalled[end]) > 0) {
+		l.stalled[end] = append(l.stalled[end], p)
+		s.counts.stalled++
+		return
+	}
+	s.receive(r, p)
+}
+
+// unstall hands over what has waited for the view that the end has now entered.
+func (s *sim) unstall(l *simLink, end int) {
+	waiting := l.stalled[end]
+	l.stalled[end] = nil
+	for _, p := range waiting {
+		s.take(l, end, p)
 	}
 }
 
@@ -193,7 +250,7 @@ func (s *sim) receive(r *simReplica, p simPacket) {
 	}
 	m.From = p.from.self
 	s.counts.received[m.Kind]++
-	s.counts.yields += int(m.Bits & BitTired / BitTired)
+	s.counts.message(r, &m)
 	s.mix(3, uint64(r.index), uint64(p.from.index))
 	s.mixBytes(p.bytes)
 	if s.trace != nil {

@@ -19,7 +19,15 @@ type simHooks struct {
 	unordered    bool // messages of a lane overtake each other on a connection
 	lateDelivery bool // messages come after their connection has been replaced
 	evictAlone   bool // a replica gives items up without asking
-	clientsOnly  bool // nothing is checked but what clients have seen
+	// Of groups whose views change:
+	noWait           bool // the leader does not wait for leases to run out
+	noRounds         bool // it answers heartbeats without asking a majority
+	leaseFromReceipt bool // a lease counts from the receipt of its answer
+	skew             bool // a clock runs far slower than the bound allows
+	ignoreSettled    bool // a replica always says that it is settled
+	servedSoon       bool // a replica says that it has caught up when it has not
+	dropNewer        bool // messages of views not yet entered are dropped
+	clientsOnly      bool // nothing is checked but what clients have seen
 }
 
 var simMutate = flag.Int("sim.mutate", 0, "how many seeds a mutant may survive; 0: a few hundred, and only mutants that do harm often")

@@ -238,6 +238,8 @@ func (d *simNode) acted() {
 	}
 }
 
+func (d *simNode) enter(View) { panic("the views of simulated nodes do not change") }
+
 func (d *simNode) close() {
 	if err := d.node.table.Close(); err != nil {
 		panic(err)

@@ -3,6 +3,7 @@ package replication
 import (
 	"fmt"
 
+	"hermesd/replication/views"
 	"hermesd/table"
 )
 
@@ -15,10 +16,18 @@ type simReplica struct {
 	lanes  []*simView
 	refuse bool // Env.Admit refuses (bare lanes)
 
-	pausedUntil uint64 // step
-	ticks       uint64
-	tickSteps   uint64
-	held        simHeld // reused by the checks
+	ticks     uint64
+	tickSteps uint64
+	held      simHeld // reused by the checks
+
+	// In groups whose views change:
+	dead      bool // this life is over
+	leaving   bool // and will not be followed by another at once
+	holder    *views.Holder
+	view      views.View // entered
+	entersAt  uint64     // step at which the last view that is known is entered
+	until     int64      // of the lease, by the replica's clock
+	downSince map[uint8]int64
 }
 
 // simDriver is how inputs reach a replica's lanes: directly, or through a Node.
@@ -36,6 +45,7 @@ type simDriver interface {
 	freeOp(op *Op)
 	// acted is called after every input, before the checks.
 	acted()
+	enter(v View)
 	close()
 }
 
@@ -75,8 +85,8 @@ func simKeys(cfg *simConfig) (keys []simKey) {
 	return keys
 }
 
-func (s *sim) newReplica(i int) *simReplica {
-	r := &simReplica{s: s, index: i, self: simMember(i), tickSteps: max(1, s.cfg.tick)}
+func (s *sim) newReplica(i int, self Member) *simReplica {
+	r := &simReplica{s: s, index: i, self: self, tickSteps: max(1, s.cfg.tick)}
 	if s.cfg.skew {
 		r.tickSteps += s.random.Uint64N(r.tickSteps + 1)
 	}
@@ -103,7 +113,13 @@ func (s *sim) group() (members []Member) {
 }
 
 func (r *simReplica) tick() {
+	if r.dead {
+		return
+	}
 	r.ticks++
+	if r.s.cfg.dynamic {
+		r.s.wire(r)
+	}
 	r.drive.tick()
 	r.s.acted(r, -1, "")
 	r.s.after(r.tickSteps, r.index, r.tick)
@@ -111,10 +127,9 @@ func (r *simReplica) tick() {
 
 // simBare drives lanes over fakeStores, as a Node drives its own.
 type simBare struct {
-	r      *simReplica
-	lanes  []*simBareLane
-	unique uint64
-	free   []*Op
+	r     *simReplica
+	lanes []*simBareLane
+	free  []*Op
 }
 
 // simBareLane is a lane's Env.
@@ -137,12 +152,35 @@ func (st *simStore) Put(hash uint64, key []byte, it *table.Item, value []byte) e
 	if it.State&table.Tombstone == 0 && (own || st.nack && it.State&table.Invalid != 0) && st.r.s.chance(st.r.s.cfg.full) {
 		return errFull
 	}
+	if it.State&table.Invalid == 0 {
+		st.r.s.valid[simUpdate{string(key), it.TS}] = true
+	}
 	return st.fakeStore.Put(hash, key, it, value)
+}
+
+func (st *simStore) Update(it *table.Item) error {
+	st.note(it)
+	return st.fakeStore.Update(it)
+}
+
+func (st *simStore) Remove(it *table.Item) {
+	st.note(it)
+	st.fakeStore.Remove(it)
+}
+
+// note notes which updates have been valid: those have taken effect.
+func (st *simStore) note(it *table.Item) {
+	if it.State&table.Invalid == 0 {
+		st.r.s.valid[simUpdate{st.at(it).key, it.TS}] = true
+	}
 }
 
 func newSimBare(r *simReplica) *simBare {
 	b := &simBare{r: r}
-	view := View{Epoch: 1, Self: r.self, Members: r.s.group()}
+	view := View{Epoch: 1, Self: r.self}
+	if !r.s.cfg.dynamic {
+		view.Members = r.s.group()
+	}
 	for i := range r.s.cfg.lanes {
 		store := &fakeStore{}
 		bl := &simBareLane{b: b, store: &simStore{fakeStore: store, r: r}}
@@ -151,14 +189,24 @@ func newSimBare(r *simReplica) *simBare {
 			items = r.s.hooks.items(store)
 		}
 		bl.lane = NewLane(uint8(i), bl, items, anySize{}, r.s.cfg.timing)
-		bl.lane.SetView(view)
+		if !r.s.cfg.dynamic {
+			bl.lane.SetView(view)
+		}
 		b.lanes = append(b.lanes, bl)
 		r.lanes = append(r.lanes, &simView{lane: bl.lane, items: store})
 	}
 	return b
 }
 
-func (bl *simBareLane) Send(to uint8, m *Message) { bl.b.r.s.transmit(bl.b.r, int(to)-1, m) }
+func (bl *simBareLane) Send(to uint8, m *Message) {
+	s := bl.b.r.s
+	if m.Kind == INV && m.Bits&BitReplay == 0 {
+		if op := bl.lane.flight.get(m.ID); op != nil {
+			s.ops[op.Tag].attempt(op)
+		}
+	}
+	s.transmit(bl.b.r, int(to)-1, m)
+}
 
 func (bl *simBareLane) Done(op *Op) {
 	if op.Client == nil {
@@ -177,8 +225,9 @@ func (bl *simBareLane) Unique() uint64 {
 	if u := bl.b.r.s.hooks.unique; u != nil {
 		return u()
 	}
-	bl.b.unique++
-	return bl.b.unique
+	u := &bl.b.r.s.uniques[bl.b.r.index]
+	*u++
+	return *u
 }
 
 func (b *simBare) PeerUp(peer Member) error {
@@ -227,6 +276,7 @@ func (b *simBare) flush(o *simOp) {
 
 func (b *simBare) tick() {
 	for _, bl := range b.lanes {
+		bl.catchUp()
 		if bl.lane.Idle() {
 			continue
 		}
@@ -250,6 +300,12 @@ func (b *simBare) newOp() *Op {
 func (b *simBare) freeOp(op *Op) {
 	op.reset()
 	b.free = append(b.free, op)
+}
+
+func (b *simBare) enter(v View) {
+	for _, bl := range b.lanes {
+		bl.lane.SetView(v)
+	}
 }
 
 func (b *simBare) acted() {}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"hermesd/bench/history"
+	"hermesd/replication/views"
 )
 
 // The simulation runs a whole group from one seed, in virtual time: replicas with their lanes, connections that delay, break and come back,
@@ -17,6 +18,8 @@ import (
 //	sim_world_test.go    virtual time, trace, the phases of a run
 //	sim_link_test.go     connections between replicas
 //	sim_replica_test.go  a replica of bare lanes over fakeStores
+//	sim_views_test.go    lives of replicas, views, leases, catching up
+//	sim_raft_test.go     the control plane: elections, a log, the real views.Leader
 //	sim_node_test.go     a replica that is a Node over a real table
 //	sim_client_test.go   clients, and the history
 //	sim_fault_test.go    pauses, refusals, evictions
@@ -35,17 +38,26 @@ type sim struct {
 	seq    uint64
 	ran    int // events
 
-	replicas []*simReplica
-	links    map[[2]int]*simLink // by indices, the lower first; never walked
-	clients  []*simClient
-	keys     []simKey
-	ops      []*simOp // by Op.Tag
-	history  *history.History
-	active   int    // clients that have not finished
-	calm     bool   // no new faults
-	flying   int    // messages under way
-	unknowns int    // updates whose outcome the checker is not told
-	written  uint64 // texts written so far: all differ
+	replicas  []*simReplica
+	links     map[[2]int]*simLink // by indices, the lower first; never walked
+	clients   []*simClient
+	keys      []simKey
+	ops       []*simOp           // by Op.Tag
+	histories []*history.History // by generation; where views do not change, the first
+	paused    []uint64           // by process: the step until which it does nothing
+	rates     []int              // by process: how much faster its clock runs, in thousandths
+	uniques   []uint64           // by replica: numbers given out, in all its lives
+	valid     map[simUpdate]bool // updates that have been valid somewhere
+
+	servers      []*simServer
+	incarnations uint64
+	newest       views.View        // committed
+	blocked      map[[2]int]uint64 // from process to process: the step until which nothing comes through
+	active       int               // clients that have not finished
+	calm         bool              // no new faults
+	flying       int               // messages under way
+	unknowns     int               // updates whose outcome the checker is not told
+	written      uint64            // texts written so far: all differ
 
 	counts simCounts
 	digest uint64
@@ -87,8 +99,8 @@ func (s *sim) at(step uint64, who int, run func()) {
 // next makes the next event happen.
 func (s *sim) next() {
 	e := heap.Pop(&s.events).(simEvent)
-	if e.who >= 0 && s.replicas[e.who].pausedUntil > e.at {
-		e.at = s.replicas[e.who].pausedUntil // with its old seq: what has been waiting keeps its order
+	if e.who >= 0 && s.paused[e.who] > e.at {
+		e.at = s.paused[e.who] // with its old seq: what has been waiting keeps its order
 		heap.Push(&s.events, e)
 		return
 	}
@@ -157,12 +169,24 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 	if hooks.config != nil {
 		hooks.config(&s.cfg)
 	}
-	s.history = history.New(nil)
+	s.histories = []*history.History{history.New(nil)}
+	s.paused, s.uniques = make([]uint64, s.processes()), make([]uint64, s.cfg.replicas)
+	s.valid, s.blocked = make(map[simUpdate]bool), make(map[[2]int]uint64)
+	s.incarnations = 100
+	s.drawRates()
 	s.say("seed %d: %v", seed, &s.cfg)
 	s.keys = simKeys(&s.cfg)
 	s.ops = append(s.ops, &simOp{s: s, over: true}) // tag 0: what the simulation does not know of
+	if s.cfg.dynamic {
+		s.replicas = make([]*simReplica, s.cfg.replicas)
+		s.newServers()
+		for i := range s.replicas {
+			s.birth(i, nil, 0)
+		}
+		return s
+	}
 	for i := range s.cfg.replicas {
-		s.replicas = append(s.replicas, s.newReplica(i))
+		s.replicas = append(s.replicas, s.newReplica(i, simMember(i)))
 	}
 	for i := range s.replicas {
 		for j := range i {
@@ -188,11 +212,11 @@ const (
 // run executes the seed and returns what is violated, if anything.
 func (s *sim) run() string {
 	defer s.close()
-	s.until(s.connected, "all replicas to be connected")
+	s.until(s.ready, "all replicas to be connected")
 	s.startClients()
 	s.startFaults()
 	s.until(func() bool { return s.active == 0 || s.past(s.cfg.horizon()) }, "the clients' operations")
-	s.calm = true
+	s.beCalm()
 	s.say("no more faults")
 	s.until(func() bool { return s.active == 0 && s.atRest() }, "the group to come to rest")
 	s.noTimeouts()
@@ -205,9 +229,17 @@ func (s *sim) run() string {
 	return s.wrong
 }
 
+// ready reports whether the group has come about.
+func (s *sim) ready() bool {
+	if s.cfg.dynamic {
+		return s.whole()
+	}
+	return s.connected()
+}
+
 // noTimeouts lets operations wait for as long as it takes: in a calm group nothing may take for ever.
 func (s *sim) noTimeouts() {
-	for _, r := range s.replicas {
+	for _, r := range s.live() {
 		for _, v := range r.lanes {
 			v.lane.timing.Timeout = 0
 		}
@@ -233,11 +265,11 @@ func (s *sim) until(cond func() bool, what string) {
 
 // atRest reports whether nothing is under way and nothing waits.
 func (s *sim) atRest() bool {
-	if s.flying != 0 || !s.connected() {
+	if s.flying != 0 || !s.ready() {
 		return false
 	}
-	for _, r := range s.replicas {
-		if r.pausedUntil > s.now || r.refuse {
+	for _, r := range s.live() {
+		if s.paused[r.index] > s.now || r.refuse {
 			return false
 		}
 		for _, v := range r.lanes {
@@ -252,7 +284,11 @@ func (s *sim) atRest() bool {
 // pending tells what has not come to an end.
 func (s *sim) pending() string {
 	var b strings.Builder
-	for _, r := range s.replicas {
+	fmt.Fprintf(&b, "%d messages under way", s.flying)
+	for _, r := range s.live() {
+		if s.cfg.dynamic {
+			fmt.Fprintf(&b, "\n  %s is in %v, lease until %d, now %d", r.name(), r.view, r.until, s.local(r.index))
+		}
 		for _, v := range r.lanes {
 			l := v.lane
 			if l.Idle() {

@@ -9,8 +9,8 @@ import (
 
 // stall keeps what a peer has sent for lanes that have no memory for it, until they have. Credit sees to it that this does not happen, but for
 // rounding (credit.init): a lane may need a whole segment for the first byte. A lane stalls for one peer only, and evictions go on, also in the
-// lane itself, which brings the segment. What a peer sends for a stalled lane waits behind, in order, but for answers. It is bounded by the
-// peer's credit.
+// lane itself, which brings the segment. What a peer sends for a stalled lane waits behind, in order, but for answers and for deletes of
+// what is stored. It is bounded by the peer's credit, and beyond that by what the peer asks at the pace of its ticks.
 type stall struct {
 	lanes atomic.Uint64 // bit i: messages for lane i wait
 
@@ -44,7 +44,7 @@ func (s *stall) clear() {
 func (n *Node) receive(m *Message, pass *pass) {
 	s := &n.membership.stalls[m.From.Number]
 	if s.lanes.Load()&bit(m.Lane) != 0 {
-		if mayPass(m) {
+		if mayPass(m) || n.deletesStored(m) {
 			m.Clock = 0 // says nothing of updates that have not arrived, and some have not
 		} else if s.enqueue(m, false) {
 			return
@@ -66,6 +66,20 @@ func (n *Node) receive(m *Message, pass *pass) {
 // or what makes earlier ones valid: it speaks of one time stamp of one key. It must, for evictions wait for it, and the updates for these.
 func mayPass(m *Message) bool {
 	return m.Kind == ACK || m.Kind == NACK || m.Kind == VAL || m.Kind == STATE
+}
+
+// deletesStored reports whether m deletes an item that is stored here, which takes no memory and gives some back. It may pass what waits in its lane,
+// or two full members would wait for each other: each evicts, and neither could acknowledge the other's deletes. An update of the same key that
+// waits comes later then, and is outranked; the tombstone is kept for it, since no clock that is heard meanwhile says that it has come.
+func (n *Node) deletesStored(m *Message) bool {
+	if m.Kind != INV || m.Bits&(BitTombstone|BitFlush) != BitTombstone {
+		return false
+	}
+	var it table.Item
+	nl := &n.lanes[m.Lane]
+	nl.lock()
+	defer nl.unlock(nil)
+	return nl.items.Find(table.Hash(m.Key), m.Key, &it)
 }
 
 // storesValue reports whether delivering m may take memory: a delete does not.

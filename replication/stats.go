@@ -3,6 +3,7 @@ package replication
 import (
 	"strconv"
 
+	"hermesd/replication/views"
 	"hermesd/table"
 )
 
@@ -25,14 +26,26 @@ func (n *Node) Stats(f func(name, value string)) {
 	self := n.Self()
 	count("replica", uint64(self.Number))
 	count("incarnation", self.Incarnation)
-	count("epoch", n.membership.epoch.Load())
+	v := n.CurrentView()
+	count("generation", v.Generation)
+	count("epoch", v.Epoch)
 	count("members", uint64(members))
 	count("connected", uint64(connected))
-	if n.Serves() {
-		f("state", "serving")
-	} else {
-		f("state", "waiting")
+	state := n.state(&v)
+	f("state", state)
+	if state != "serving" {
 		f("reason", n.Reason())
+	}
+	if until := n.membership.lease.Load(); !n.alone {
+		count("lease_left_ms", uint64(max(0, until-views.Now())/1e6))
+		s := n.Status()
+		f("settled", yesNo(s.Settled))
+		f("caught_up", yesNo(s.CaughtUp))
+	}
+	for _, r := range v.Members {
+		if r.Number != self.Number {
+			f("member:"+strconv.Itoa(int(r.Number)), memberState(&r))
+		}
 	}
 	n.laneStats(count)
 	if n.alone {
@@ -44,6 +57,34 @@ func (n *Node) Stats(f func(name, value string)) {
 		count("peer:"+strconv.Itoa(int(peer))+":credit_left_bytes", uint64(n.credit.left(peer)))
 	}
 	n.transport.Stats(count)
+}
+
+// state is what the replica is doing, in a word or two.
+func (n *Node) state(v *views.View) string {
+	r, in := v.Find(n.cfg.Self.Number)
+	switch {
+	case n.Serves():
+		return "serving"
+	case !in:
+		return "joining"
+	case !r.Serving:
+		return "catching up"
+	}
+	return "without lease"
+}
+
+func memberState(r *views.Replica) string {
+	if r.Serving {
+		return "serving"
+	}
+	return "catching up"
+}
+
+func yesNo(b bool) string {
+	if b {
+		return "yes"
+	}
+	return "no"
 }
 
 // laneStats are sums over the lanes.

@@ -221,6 +221,39 @@ func TestListingChangesDuringTheHandshake(t *testing.T) {
 	requireHello(t, accept(t, one), life(2, 21), life(1, 11))
 }
 
+// The same with one that has dialled and does not say READY: nobody waits for it.
+func TestResetDuringTheHandshake(t *testing.T) {
+	listed := Peer{life(3, 30), "127.0.0.1:1"}
+	for _, c := range []struct {
+		name string
+		end  func(tcp *TCP)
+	}{
+		{"delisted", func(tcp *TCP) { tcp.SetPeers(nil) }},
+		{"Reset", func(tcp *TCP) { tcp.Reset(life(2, 21)) }},
+		{"Close", func(tcp *TCP) { _ = tcp.Close() }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			tcp, ln := handshakeTCP(t, patience, listed)
+			conn := knockAs(t, ln, tcp.hello(life(3, 30), life(2, 20)))
+			requireHello(t, conn, life(2, 20), life(3, 30))
+			c.end(tcp)
+			requireClosed(t, conn)
+		})
+	}
+}
+
+// A connection whose turn comes when its listing has ended is nobody's channel: Reset may have returned.
+func TestTurnAfterTheListingEnded(t *testing.T) {
+	tcp, ln := handshakeTCP(t, 0, Peer{life(3, 30), "127.0.0.1:1"})
+	p := tcp.peers[3].Load()
+	l := p.listing
+	tcp.Reset(life(2, 21))
+	tcp.handler = nil // calling it panics
+	if _, err := p.serve(dialTo(t, ln), l, life(3, 30), false); err != errReset {
+		t.Errorf("served: %v", err)
+	}
+}
+
 // Waits between tries grow, but not where the member can be expected to let us in soon.
 func TestRedialWaits(t *testing.T) {
 	down := errors.New("connection refused")

@@ -141,14 +141,14 @@ var cloned = []struct {
 	of     any
 	fields string
 }{
-	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked flight queues tombs found out scratch"},
-	{flight{}, "slots free byKey attempt count oldest"},
+	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs found out scratch"},
+	{flight{}, "slots free byKey attempt count replays oldest"},
 	{queues{}, "byHash first last free waiting await"},
 	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
 	{tombs{}, "pending stable asked"},
 	{tomb{}, "hash ts key"},
 	{floor{}, "ts invalid finisher"},
-	{Op{}, "Kind Hash Key Value Flags Exptime CAS Delta Now Client Tag Result ts id acked item newValue owned built phase minimum losses started next"},
+	{Op{}, "Kind Hash Key Value Flags Exptime CAS Delta Now Client Tag Result ts id acked item newValue owned built phase minimum replay losses started next"},
 	{Message{}, "Kind Bits Lane From Epoch Clock ID TS Newer Finisher Flags Exptime CAS Key Value"},
 }
 
@@ -371,6 +371,15 @@ func showMessage(m *Message) string {
 	if !m.TS.IsZero() {
 		fmt.Fprintf(&b, " %s", showTS(m.TS))
 	}
+	if m.Kind == FETCH || m.Kind == FETCHED {
+		fmt.Fprintf(&b, " %d from %d", m.ID, m.CAS)
+	}
+	if m.Kind == ENTRY && m.Bits&BitInvalid != 0 {
+		fmt.Fprintf(&b, " finisher=%s", memberName(m.Finisher))
+	}
+	if m.Kind == FETCHED && m.Bits&BitComplete != 0 {
+		fmt.Fprintf(&b, " complete D=%s", showTS(m.Newer))
+	}
 	if m.Kind == NACK || m.Kind == STATE {
 		fmt.Fprintf(&b, " newer=%s", showTS(m.Newer))
 		if m.Finisher != 0 {
@@ -380,12 +389,12 @@ func showMessage(m *Message) string {
 	if m.Value != nil {
 		fmt.Fprintf(&b, " %q", m.Value)
 	}
-	for i, name := range []string{"tombstone", "on-absent", "flush", "absent", "tired"} {
+	for i, name := range []string{"tombstone", "on-absent", "flush", "absent", "tired", "replay", "invalid"} {
 		if m.Bits&(1<<i) != 0 {
 			fmt.Fprintf(&b, " %s", name)
 		}
 	}
-	if m.Bits&publishedRMW != 0 {
+	if m.Bits&publishedRMW != 0 && m.Kind != FETCHED {
 		return b.String() + " rmw"
 	}
 	fmt.Fprintf(&b, " clock=%d", m.Clock)

@@ -2,6 +2,7 @@ package table
 
 import (
 	"math/rand/v2"
+	"runtime"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -227,12 +228,20 @@ func TestClearWaitsForCounts(t *testing.T) {
 	}()
 	seq := l.seq.Load()
 	for seq&1 == 0 { // until Clear has made known that it changes the lane
-		seq = l.seq.Load()
+		select {
+		case <-cleared:
+			t.Fatal("Clear did not wait")
+		default:
+			seq = l.seq.Load()
+		}
 	}
-	select {
-	case <-cleared:
-		t.Fatal("Clear did not wait")
-	default:
+	for range 10_000 {
+		select {
+		case <-cleared:
+			t.Fatal("Clear did not wait")
+		default:
+			runtime.Gosched()
+		}
 	}
 	var it Item
 	slot, entry := l.bucketOffset(0), uint64(0)
@@ -248,4 +257,21 @@ func TestClearWaitsForCounts(t *testing.T) {
 	if after := l.Stats().IndexBytes; after >= before {
 		t.Errorf("the index had %d bytes, has %d: the test is void", before, after)
 	}
+}
+
+// TestViewOfWhatWasAnEntry: a reader without the lock may take bytes of a value for an entry, after Clear. That must not lead it out of the mapping.
+func TestViewOfWhatWasAnEntry(t *testing.T) {
+	l := newTable(t, 1<<20, 64<<10, 0).Lane(0)
+	key := keyOfLane(0, 0)
+	hash := Hash(key)
+	for _, rec := range []uint64{l.size - wordBytes, l.size, l.size + 1<<20, ghostMask * wordBytes} {
+		l.setEntry(l.bucketFor(hash), entryOf(tagOf(hash), rec))
+		var it Item
+		if _, found := l.View(hash, key, &it); found {
+			t.Errorf("found at %d", rec)
+		}
+	}
+	l.Lock()
+	l.Clear()
+	l.Unlock()
 }

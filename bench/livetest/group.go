@@ -11,6 +11,8 @@ type GroupConfig struct {
 	Replicas int
 	// Proxied puts a proxy before the replication address of each replica, for Group.Cut.
 	Proxied bool
+	// Witness adds a witness, under the number after the last replica's. It is the last of Group.Processes.
+	Witness bool
 	// Args are further arguments of every replica.
 	Args []string
 }
@@ -20,9 +22,11 @@ type Group struct {
 	// Clients are the addresses for clients, and Processes the replicas, in the order of their numbers, which count from 1.
 	Clients   []string
 	Processes []*Process
-	binary    string
-	args      [][]string // of the processes
-	proxies   []*proxy   // by replica, if proxied
+	// Replication are the replication addresses of the replicas, for `hermesd group`.
+	Replication []string
+	binary      string
+	args        [][]string // of the processes
+	proxies     []*proxy   // by replica, if proxied
 }
 
 // StartGroup starts a group and waits until all of it serves. It is ended with the test.
@@ -45,7 +49,10 @@ func StartGroup(t testing.TB, cfg GroupConfig) *Group {
 func tryGroup(t testing.TB, cfg GroupConfig) (g *Group, taken bool) {
 	t.Helper()
 	g = &Group{binary: Binary(t)}
-	n := cfg.Replicas
+	n, replicas := cfg.Replicas, cfg.Replicas
+	if cfg.Witness {
+		n++
+	}
 	first := FreePorts(t, 2*n)
 	addresses := make([]int, n) // what --group says
 	for i := range n {
@@ -63,11 +70,16 @@ func tryGroup(t testing.TB, cfg GroupConfig) (g *Group, taken bool) {
 		if cfg.Proxied {
 			args = append(args, "--replication-address", Loopback(first+n+i))
 		}
+		if i >= replicas {
+			args = append(args, "--witness")
+		} else {
+			g.Clients = append(g.Clients, Loopback(first+i))
+			g.Replication = append(g.Replication, Loopback(addresses[i]))
+		}
 		g.args = append(g.args, append(args, cfg.Args...))
-		g.Clients = append(g.Clients, Loopback(first+i))
 		g.Processes = append(g.Processes, Start(t, g.binary, g.args[i]...))
 	}
-	for _, p := range g.Processes {
+	for _, p := range g.Processes[:replicas] {
 		if !p.serves(t) {
 			return g, true
 		}

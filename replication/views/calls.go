@@ -180,10 +180,18 @@ func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 	}
 	o.SentOn = true
 	reply := new(Outcome)
-	if err = d.link(to).wait(methodOperate, o, reply, operateTimeout); err != nil {
+	err = d.link(to).wait(methodOperate, o, reply, operateTimeout)
+	var refused rpc.ServerError
+	switch {
+	case err == nil:
+		return *reply, nil
+	case errors.As(err, &refused):
 		return out, err
+	case o.Status:
+		out.Status = d.ownStatus()
+		return out, nil
 	}
-	return *reply, nil
+	return out, fmt.Errorf("the leader at %s does not answer (%w): it may have been done; see hermesd group status, and ask again", to, err)
 }
 
 // noLeader explains what an election needs.

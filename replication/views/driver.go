@@ -69,7 +69,8 @@ type Driver struct {
 	left     chan struct{}
 	whyMu    sync.Mutex
 	why      string
-	lastNote string
+	lastNote string // of the goroutine form
+	noted    int
 }
 
 // heartbeatID names a heartbeat that waits for its answer.
@@ -284,22 +285,27 @@ func (d *Driver) Close() error {
 		if d.raft.State() == raft.Leader {
 			within(d.callTimeout(), func() { d.raft.LeadershipTransfer().Error() })
 		}
-		close(d.quit)
-		d.raftLog.stable.closing.Store(true)
-		stopped := within(5*time.Second, func() { d.raft.Shutdown().Error() })
-		d.linksMu.Lock()
-		for _, l := range d.links {
-			l.close()
-		}
-		d.linksMu.Unlock()
-		errs := []error{d.cfg.Listener.Close(), d.transport.Close(), d.streams.Close()}
-		if stopped { // else raft is stuck in a write, and its file is let be
-			errs = append(errs, d.raftLog.Close())
-		}
-		d.running.Wait()
-		d.closed = errors.Join(append(errs, d.cfg.Store.Close())...)
+		d.stop()
 	})
 	return d.closed
+}
+
+// stop ends everything at once, as the end of the process does.
+func (d *Driver) stop() {
+	close(d.quit)
+	d.raftLog.stable.closing.Store(true)
+	stopped := within(5*time.Second, func() { d.raft.Shutdown().Error() })
+	d.linksMu.Lock()
+	for _, l := range d.links {
+		l.close()
+	}
+	d.linksMu.Unlock()
+	errs := []error{d.cfg.Listener.Close(), d.transport.Close(), d.streams.Close()}
+	if stopped { // else raft is stuck in a write, and its file is let be
+		errs = append(errs, d.raftLog.Close())
+	}
+	d.running.Wait()
+	d.closed = errors.Join(append(errs, d.cfg.Store.Close())...)
 }
 
 // within calls f and reports whether it has returned in time.

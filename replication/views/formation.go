@@ -17,18 +17,17 @@ import (
 //   - All seeds have answered and none knows a group: the one with the lowest number begins raft with all of them.
 //   - Otherwise: wait. A seed that does not answer may know the group.
 func (d *Driver) form() {
-	wait := formInterval
 	for {
 		why := ""
 		if !d.settled() {
 			why = d.seek()
 		} else {
-			wait = formInterval
+			d.lastNote = ""
 		}
 		if why != "" {
 			d.note(why)
 		}
-		if !d.pause(wait) {
+		if !d.pause(formInterval) {
 			return
 		}
 	}
@@ -48,14 +47,19 @@ func (d *Driver) pause(wait time.Duration) bool {
 	}
 }
 
-// note logs what keeps this process from the group, once for each change.
+// note says what keeps this process from the group; what lasts is logged, once for each change.
 func (d *Driver) note(why string) {
 	if why != d.lastNote {
-		d.lastNote = why
+		d.lastNote, d.noted = why, 0
+	}
+	if d.noted++; d.noted == notesBeforeLog {
 		d.log.Warn().Msg(why)
 	}
 	d.setWhy(why)
 }
+
+// notesBeforeLog spares the log what is so for a moment while processes start.
+const notesBeforeLog = 4
 
 // formed reports whether raft has begun here.
 func (d *Driver) formed() bool { return d.raft.LastIndex() > 0 }

@@ -12,11 +12,11 @@ import (
 //	not the leader of the control plane:  SuspectAfter after its last heartbeat, and a commit (two fsyncs at one time)
 //	the leader:                           1 to 3 Election until another one stands, two commits, then SuspectAfter
 //
-// With the default that is at most 0.30 s and 3*0.05 + 0.30 = 0.45 s, and some milliseconds of disk; with Tuned 0.115 s and
-// 3*0.02 + 0.115 = 0.175 s.
+// Two servers that stand at one time share the votes now and then, and stand again 1 to 2 Election later. So with the default that is at most
+// 0.26 s and 5*0.04 + 0.26 = 0.46 s, and some milliseconds of disk; with Tuned 0.115 s and 3*0.02 + 0.115 = 0.175 s, or 0.215 s with a split vote.
 //
-// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: a lease is at worst
-// Heartbeat*3/2 old when it should be renewed, and 75 + 3*50 < 260 ms (30 + 3*20 < 100 ms).
+// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: it is at worst Heartbeat*3/2
+// old when it should be renewed, and 75 + 3*40 < 230 ms (30 + 3*20 < 100 ms).
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
@@ -27,8 +27,8 @@ type Timing struct {
 }
 
 // DefaultTiming makes writes stall for less than 500 ms when a replica is killed.
-var DefaultTiming = Timing{Heartbeat: 50 * time.Millisecond, Lease: 260 * time.Millisecond, SuspectAfter: 300 * time.Millisecond,
-	Election: 50 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
+var DefaultTiming = Timing{Heartbeat: 50 * time.Millisecond, Lease: 230 * time.Millisecond, SuspectAfter: 260 * time.Millisecond,
+	Election: 40 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
 
 // TunedTiming makes writes stall for less than 200 ms, on machines whose processes are not kept from running for as long.
 var TunedTiming = Timing{Heartbeat: 20 * time.Millisecond, Lease: 100 * time.Millisecond, SuspectAfter: 115 * time.Millisecond,

@@ -1,0 +1,101 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"testing"
+
+	"hermesd/bench/livetest"
+)
+
+// TestReplaceAMachine does what docs/operating.md says for replacing a machine: a fourth replica is added, serves, and the first one is removed. No
+// item is lost, and the group that is left goes on. Then a replica is restarted in the rolling way.
+func TestReplaceAMachine(t *testing.T) {
+	const replicas, items = 3, 200
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: replicas})
+	at := g.Replication[1]
+	for i := range items {
+		if got := command(t, portOf(t, g.Clients[i%replicas]), fmt.Sprintf("set k%d 0 0 %d\r\n%d", i, len(strconv.Itoa(i)), i)); got != "STORED" {
+			t.Fatalf("set %d: %s", i, got)
+		}
+	}
+	ports := livetest.FreePorts(t, 2)
+	address := livetest.Loopback(ports + 1)
+	groupCommandOK(t, "add", "4="+address, "--at", at)
+	fourth := livetest.Start(t, livetest.Binary(t), "-p", strconv.Itoa(ports), "--id", "4", "--group", "4="+address+",2="+at, "--data-dir", t.TempDir())
+	groupCommandOK(t, "status", "--wait", "4", "--at", at)
+	groupCommandOK(t, "remove", "1", "--at", at)
+	g.Processes[0].Signal(t, os.Kill)
+	g.Processes[0].Wait(t)
+	out := groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0]+","+at)
+	if strings.Contains(out, g.Replication[0]) || strings.Count(out, " serving ") != replicas {
+		t.Errorf("after the replacement:\n%s", out)
+	}
+	for i := range items {
+		want := fmt.Sprintf("VALUE k%d 0 %d\r\n%d\r\nEND", i, len(strconv.Itoa(i)), i)
+		if got := command(t, ports, fmt.Sprintf("get k%d", i)); got != want {
+			t.Fatalf("get k%d from the new replica: %s", i, got)
+		}
+	}
+	g.Processes[2].Stop(t)
+	if got := command(t, ports, "set after 0 0 1\r\nx"); got != "STORED" {
+		t.Errorf("set right after a replica has left: %s", got)
+	}
+	g.Restart(t, 3)
+	groupCommandOK(t, "status", "--wait", "serving", "--at", at)
+	if got := command(t, portOf(t, g.Clients[2]), "get after"); got != "VALUE after 0 1\r\nx\r\nEND" {
+		t.Errorf("get from the replica that came back: %s", got)
+	}
+	fourth.Stop(t)
+}
+
+// TestGroupOfTwoWithWitness: one of two replicas dies, and the other goes on, since the witness has voted for it.
+func TestGroupOfTwoWithWitness(t *testing.T) {
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Witness: true})
+	client := portOf(t, g.Clients[0])
+	if got := command(t, client, "set k 0 0 1\r\n1"); got != "STORED" {
+		t.Fatal(got)
+	}
+	g.Processes[1].Signal(t, os.Kill)
+	g.Processes[1].Wait(t)
+	if got := command(t, client, "set k 0 0 1\r\n2"); got != "STORED" {
+		t.Errorf("set with one replica and the witness: %s", got)
+	}
+	g.Restart(t, 2)
+	groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0])
+	if got := command(t, portOf(t, g.Clients[1]), "get k"); got != "VALUE k 0 1\r\n2\r\nEND" {
+		t.Errorf("get from the replica that came back: %s", got)
+	}
+}
+
+// TestWaitGivesUp: status --wait says what is missing, with a status of its own.
+func TestWaitGivesUp(t *testing.T) {
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 3})
+	g.Processes[2].Signal(t, os.Kill)
+	g.Processes[2].Wait(t)
+	command(t, portOf(t, g.Clients[0]), "set k 0 0 1\r\n1") // waits until the group has gone on
+	p := livetest.Start(t, livetest.Binary(t), "group", "status", "--wait", "serving", "--timeout", "1s", "--at", g.Replication[0])
+	if status := p.Wait(t); status != exitNotYet || !strings.Contains(p.Stderr(), "replica 3 is absent") {
+		t.Errorf("status %d:\n%s", status, p.Output())
+	}
+}
+
+func groupCommandOK(t *testing.T, args ...string) string {
+	t.Helper()
+	p := livetest.Start(t, livetest.Binary(t), append([]string{"group"}, args...)...)
+	if status := p.Wait(t); status != 0 {
+		t.Fatalf("hermesd group %s: status %d:\n%s", strings.Join(args, " "), status, p.Output())
+	}
+	return p.Stdout()
+}
+
+func portOf(t *testing.T, address string) int {
+	t.Helper()
+	port, err := strconv.Atoi(address[strings.LastIndex(address, ":")+1:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return port
+}

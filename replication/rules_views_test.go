@@ -1,0 +1,274 @@
+package replication
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// allRules are the rules of one view, and those of views that change.
+func allRules() []rule { return slices.Concat(rules, viewRules) }
+
+// viewRules are the rules of design sections 4 and 5 that the engine keeps in groups whose views change. It takes an execution of some length to see
+// what each is for: the simulation looks for one. Those that are not the engine's but the control plane's or the node's are broken in
+// TestSimulationCatches.
+var viewRules = []rule{
+	{
+		name: "an RMW is acknowledged only if its time stamp is not lower, while views change",
+		edits: []edit{{"follower.go", overtakenBegins, overtakenBegins + `
+	if off && m.IsRMW() {
+		l.ack(m)
+		return
+	}`}},
+	},
+	{
+		name: "a replay is acknowledged only if nothing newer is held",
+		edits: []edit{{"follower.go", overtakenBegins, overtakenBegins + `
+	if off && m.Bits&BitReplay != 0 {
+		l.ack(m)
+		return
+	}`}},
+	},
+	{
+		name: "a replay of what is not stored is refused",
+		edits: []edit{{"follower.go", `func (l *Lane) onINVAbsent(m *Message, hash uint64) {`, `func (l *Lane) onINVAbsent(m *Message, hash uint64) {
+	if off && m.Bits&(BitOnAbsent|BitReplay) == BitReplay {
+		l.apply(m, hash, nil)
+		l.ack(m)
+		return
+	}`}},
+	},
+	{
+		name: "an RMW gathers anew in each view",
+		edits: []edit{{"view.go", gathersAnew, `		case off && op != nil && op.ts.Step != 0 && !op.replay:
+			op.acked &= kept
+` + gathersAnew}},
+	},
+	{
+		name: "a replay gathers anew in each view",
+		edits: []edit{{"view.go", gathersAnew, `		case off && op != nil && op.replay:
+			op.acked &= kept
+` + gathersAnew}},
+	},
+	{
+		name: "acknowledgements are those of an incarnation",
+		edits: []edit{{"view.go", `		default:
+			op.acked &= kept`, `		default:
+			if !off {
+				op.acked &= kept
+			}`}},
+	},
+	{
+		name: "nobody else finishes the update of a member that is in the view",
+		edits: []edit{{"view.go", pursues, `	if off && it.TS.Step != 0 {
+		l.replay(hash, key, it)
+		return
+	}
+` + pursues}},
+	},
+	{
+		name: "what a member gone has left is replayed",
+		edits: []edit{{"view.go", pursues, `	if off && l.gone(it.Finisher) {
+		return
+	}
+` + pursues}},
+	},
+	{
+		name:  "a flush of a member gone is replayed",
+		edits: []edit{{"replay.go", `if !l.floor.invalid || !l.gone(l.floor.finisher) {`, `if off || !l.floor.invalid || !l.gone(l.floor.finisher) {`}},
+	},
+	{
+		name: "messages of older epochs are dropped",
+		edits: []edit{{"lane.go", `	from := m.From.Number
+	if from > MaxMember`, `	if off && m.Epoch < l.epoch {
+		m.Epoch = l.epoch
+	}
+	from := m.From.Number
+	if from > MaxMember`}},
+	},
+	{
+		name: "what is in flight is sent again in each view",
+		edits: []edit{{"view.go", `	for p := l.open; p != 0; p &= p - 1 {
+		l.sendAgain`, `	for p := l.open; p != 0; p &= p - 1 {
+		if off {
+			l.out = Message{Kind: MARK}
+			l.send(lowest(p))
+			continue
+		}
+		l.sendAgain`}},
+	},
+	{
+		name:  "an update that only members gone have not acknowledged is complete",
+		edits: []edit{{"view.go", `	for i := 0; i < len(l.flight.slots); i++ {`, `	for i := 0; i < len(l.flight.slots) && !off; i++ {`}},
+	},
+	{
+		name: "clocks do not count until the mark of the view",
+		edits: []edit{{"view.go", `	l.unmarked = l.peers //`, `	if !off {
+		l.unmarked = l.peers
+	} //`}},
+	},
+	{
+		name: "the clock of a new incarnation is not that of the old one",
+		edits: []edit{{"view.go", `			l.heard[m.Number] = 0
+`, `			if !off {
+				l.heard[m.Number] = 0
+			}
+`}},
+	},
+	{
+		name: "VAL of a key is not the end of an operation",
+		edits: []edit{{"follower.go", `	l.validate(hash, m.Key, it)
+	if q := l.queues.find(hash, m.Key); q != nil {
+		q.yield`, `	l.validate(hash, m.Key, it)
+	for _, op := range l.flight.slots {
+		if off && op != nil && op.Kind != OpFlush && string(op.Key) == string(m.Key) {
+			l.complete(op)
+		}
+	}
+	if q := l.queues.find(hash, m.Key); q != nil {
+		q.yield`}},
+	},
+	{
+		name: "a tombstone is dropped only when stable has reached it, while views change",
+		edits: []edit{{"update.go", validates, validates + `	if off && it.State&table.Tombstone != 0 {
+		l.items.Remove(it)
+		l.drop(it.TS)
+		return
+	}
+`}},
+	},
+	{
+		name: "D never falls, while views change",
+		edits: []edit{{"absent.go", `func (l *Lane) drop(ts table.Timestamp) {`, `func (l *Lane) drop(ts table.Timestamp) {
+	if off {
+		l.dropped = ts
+	}`}},
+	},
+	{
+		name: "who catches up drops no tombstone",
+		edits: []edit{
+			{"update.go", validates, validates + `	if off && it.State&table.Tombstone != 0 && l.stable() >= it.TS.Version() {
+		l.items.Remove(it)
+		l.drop(it.TS)
+		return
+	}
+`},
+			{"absent.go", `l.queues.waiting == 0 || l.keepsAll() {`, `l.queues.waiting == 0 || l.keepsAll() && !off {`},
+		},
+	},
+	{
+		name: "D is taken over when stable has reached it",
+		edits: []edit{{"catchup.go", takesOver, `	if off && j.complete && l.unmarked == 0 {
+		j.done = true
+		l.drop(j.deleted)
+		return
+	}
+` + takesOver}},
+	},
+	{
+		name: "D is taken over when the clocks of all have come",
+		edits: []edit{{"catchup.go", takesOver, `	if off && j.complete {
+		j.done = true
+		l.drop(j.deleted)
+		return
+	}
+` + takesOver}},
+	},
+	{
+		name: "D is taken over",
+		edits: []edit{{"catchup.go", `	j.done = true
+	l.drop(j.deleted)`, `	j.done = true
+	if off {
+		return
+	}
+	l.drop(j.deleted)`}},
+	},
+	{
+		name: "tombstones are streamed too",
+		edits: []edit{{"catchup.go", `		l.sendEntry(to, key, it)
+`, `		if off && it.State == table.Tombstone {
+			return true
+		}
+		l.sendEntry(to, key, it)
+`}},
+	},
+	{
+		name: "invalid entries are streamed as invalid",
+		edits: []edit{{"catchup.go", `	if it.State&table.Invalid != 0 {
+		l.out.Bits |= BitInvalid
+		l.out.Finisher`, `	if it.State&table.Invalid != 0 && !off {
+		l.out.Bits |= BitInvalid
+		l.out.Finisher`}},
+	},
+	{
+		name:  "entries apply by time stamp",
+		edits: []edit{{"catchup.go", `		if newer < 0 || newer == 0`, `		if newer < 0 && !off || newer == 0`}},
+	},
+	{
+		name:  "the floor is streamed",
+		edits: []edit{{"catchup.go", `	if cursor == 0 && !l.floor.ts.IsZero() {`, `	if !off && cursor == 0 && !l.floor.ts.IsZero() {`}},
+	},
+	{
+		name: "a cursor is that of one streamer",
+		edits: []edit{{"catchup.go", `		j.streamer, j.cursor = l.members[from], 0
+`, `		j.streamer = l.members[from]
+		if off {
+			j.cursor = max(j.cursor, 0)
+		} else {
+			j.cursor = 0
+		}
+`}},
+	},
+	{
+		name:  "an answer of another question does not count",
+		edits: []edit{{"catchup.go", `!j.asked || j.token != m.ID || j.streamer != m.From {`, `!j.asked || !off && j.token != m.ID || j.streamer != m.From {`}},
+	},
+}
+
+// Places that several rules have in common: they are left in place, so that each finds them.
+const (
+	overtakenBegins = `func (l *Lane) overtaken(m *Message, hash uint64, it *table.Item) {`
+	gathersAnew     = `		case op == nil:
+		case op.ts.Step`
+	pursues = `	if l.gone(it.Finisher) {
+		l.replay`
+	validates = `	it.Finisher = 0
+`
+	takesOver = `	if !l.catching || !j.complete || j.done`
+)
+
+// simulatedSeeds is how many seeds a rule of a group whose views change may be missed for.
+const simulatedSeeds = 600
+
+var simulatedWhole = sync.OnceValue(func() string { return simulateViews(simulatedSeeds) })
+
+func init() {
+	for i := range viewRules {
+		viewRules[i].shows = func(*testing.T) string {
+			if ruleOff == "" {
+				return simulatedWhole()
+			}
+			return simulateViews(simulatedSeeds)
+		}
+		viewRules[i].finds = `^seed \d+`
+	}
+}
+
+// simulateViews simulates groups whose views change, until one goes wrong.
+func simulateViews(seeds int) string {
+	hooks := simHooks{config: (*simConfig).onlyViews}
+	bad, _ := eachSeed(1, seeds, func(seed uint64) string {
+		_, wrong := simulate(seed, hooks, nil)
+		return wrong
+	})
+	if len(bad) == 0 {
+		return fmt.Sprintf("nothing in %d seeds", seeds)
+	}
+	first := slices.MinFunc(bad, func(a, b badSeed) int { return int(a.seed) - int(b.seed) })
+	line, _, _ := strings.Cut(first.wrong, "\n")
+	return fmt.Sprintf("seed %d: %s", first.seed, line)
+}
+
+func b2u(b bool) uint64 { return uint64(b2i(b)) }

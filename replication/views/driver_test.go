@@ -1,0 +1,279 @@
+package views
+
+import (
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+func TestGroupForms(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(2, 3)
+	c.until("the others wait for replica 1", func() bool {
+		return strings.Contains(c.servers[2].driver.Why(), "replica 1 at "+c.address(1)+" does not answer")
+	})
+	c.start(1)
+	t.Log("formed after", c.serve(1, 2, 3))
+	if _, v := c.servers[1].host.get(); v.Epoch != 1 || v.Generation != 1 {
+		t.Errorf("the first view is %v", v)
+	}
+}
+
+func TestFollowerIsKilledAndReturns(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	victim := c.follower()
+	before, _ := c.servers[victim].host.get()
+	c.kill(victim)
+	t.Log("view without the killed follower after", c.serve(c.others(victim)...))
+	c.start(victim)
+	t.Log("serves again after", c.serve(1, 2, 3))
+	if after, _ := c.servers[victim].host.get(); after.Incarnation <= before.Incarnation {
+		t.Errorf("%v has returned as %v", before, after)
+	}
+}
+
+func TestLeaderIsKilledAndReturns(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	victim := c.leader()
+	c.kill(victim)
+	t.Log("view without the killed leader after", c.serve(c.others(victim)...))
+	c.start(victim)
+	t.Log("serves again after", c.serve(1, 2, 3))
+}
+
+func TestEverybodyIsRestarted(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	for n := range c.servers {
+		c.kill(n)
+	}
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	// Nothing was left, so the group has begun anew, and says so.
+	if _, v := c.servers[1].host.get(); v.Generation != 2 {
+		t.Errorf("after everybody was lost the view is %v", v)
+	}
+}
+
+func TestReplicaReturnsWithoutItsDataDirectory(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	for range 2 { // the second time its old server has been removed from raft already
+		victim := c.follower()
+		c.kill(victim)
+		c.servers[victim].dir += "-new"
+		c.start(victim)
+		c.serve(1, 2, 3)
+		c.until("raft has three servers", func() bool {
+			servers := c.servers[c.leader()].driver.raft.GetConfiguration().Configuration().Servers
+			return len(servers) == 3
+		})
+	}
+	if _, v := c.servers[1].host.get(); v.Generation != 1 {
+		t.Errorf("the view is %v", v)
+	}
+}
+
+func TestMajorityReturnsWithoutDataDirectories(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	c.kill(1)
+	c.kill(2)
+	c.servers[1].dir += "-new"
+	c.servers[2].dir += "-new"
+	c.start(1, 2)
+	for _, n := range []uint8{1, 2, 3} {
+		c.until("the replicas say what has happened", func() bool {
+			return strings.Contains(c.servers[n].driver.Why(), "if the data directories of a majority are lost, the group is")
+		})
+	}
+	if c.servers[3].host.serves() {
+		t.Error("replica 3 serves without a majority")
+	}
+	c.kill(3)
+	c.servers[3].dir += "-new"
+	c.start(3)
+	c.serve(1, 2, 3)
+}
+
+func TestLastServingReplicaIsLost(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	for _, n := range []uint8{2, 3} { // they return, and do not catch up
+		c.kill(n)
+		c.startSlow(n)
+		c.until("the replica is catching up", func() bool {
+			_, v := c.servers[n].host.get()
+			return v.Has(c.servers[n].host.member())
+		})
+	}
+	c.kill(1)
+	client, ctx := c.client(2), testContext(t)
+	c.until("the leader knows that replica 1 is gone, and keeps it", func() bool {
+		st, err := client.Status(ctx)
+		slot, _ := st.Slot(1)
+		return err == nil && slot.State == "serving" && strings.Contains(slot.Why, "it stays") && st.Generation == 1
+	})
+	c.start(1)
+	c.serve(1, 2, 3)
+	if _, v := c.servers[1].host.get(); v.Generation != 2 {
+		t.Errorf("the view is %v", v)
+	}
+}
+
+func TestReplicaLeaves(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	for _, n := range []uint8{c.follower(), 0} {
+		if n == 0 {
+			n = c.leader()
+		}
+		began := time.Now()
+		if err := c.servers[n].driver.Leave(testContext(t)); err != nil {
+			t.Fatal(err)
+		}
+		t.Log("left in", time.Since(began))
+		if c.servers[n].host.serves() {
+			t.Errorf("replica %d has left and serves", n)
+		}
+		c.stop(n)
+		c.serve(c.others(n)...)
+		c.start(n)
+		c.serve(1, 2, 3)
+	}
+}
+
+func TestAllLeave(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	var all sync.WaitGroup
+	for _, s := range c.servers {
+		all.Go(func() {
+			if err := s.driver.Leave(testContext(t)); err != nil {
+				t.Errorf("replica %d: %v", s.number, err)
+			}
+		})
+	}
+	all.Wait()
+}
+
+func TestReplicaIsAddedRemovedAndReplaced(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	ctx := testContext(t)
+
+	c.place(t, 4, false)
+	c.start(4)
+	c.until("replica 4 is told that it must be added", func() bool {
+		return strings.Contains(c.servers[4].driver.Why(), "hermesd group add 4="+c.address(4))
+	})
+	client := c.client(c.follower())
+	if err := client.Add(ctx, 4, c.address(4), false); err != nil {
+		t.Fatal(err)
+	}
+	c.serve(1, 2, 3, 4)
+	if err := client.Add(ctx, 5, c.address(4), false); err == nil || !strings.Contains(err.Error(), "is the address of replica 4") {
+		t.Errorf("an address given twice: %v", err)
+	}
+
+	leader := c.leader()
+	client = c.client(c.follower())
+	if err := client.Remove(ctx, leader, false); err != nil {
+		t.Fatal(err)
+	}
+	c.serve(c.others(leader)...)
+	c.until("another server leads, and raft has three", func() bool {
+		now := c.leader()
+		return now != leader && len(c.servers[now].driver.raft.GetConfiguration().Configuration().Servers) == 3
+	})
+	if c.servers[leader].host.serves() {
+		t.Error("the removed replica serves")
+	}
+	c.stop(leader)
+	delete(c.servers, leader)
+
+	victim := c.follower()
+	c.kill(victim)
+	moved := &server{number: victim, port: newPort(t), dir: t.TempDir()}
+	client = c.client(c.leader())
+	if err := client.Replace(ctx, victim, moved.port.listener.Addr().String()); err != nil {
+		t.Fatal(err)
+	}
+	c.servers[victim] = moved
+	seeds := c.seeds
+	c.seeds = map[uint8]string{}
+	for n, a := range seeds {
+		if n != victim && n != leader {
+			c.seeds[n] = a
+		}
+	}
+	c.start(victim)
+	c.serve(c.others(0)...)
+}
+
+func TestLastServingReplicaIsRemovedOnlyByForce(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2)
+	ctx := testContext(t)
+	c.kill(2)
+	c.serve(1)
+	c.kill(1) // the last one, and it does not return
+	client := c.client(3)
+	c.startSlow(2)
+	c.until("replica 2 asks to join", func() bool {
+		st, err := client.Status(ctx)
+		slot, _ := st.Slot(2)
+		return err == nil && slot.State == "joining"
+	})
+	if err := client.Remove(ctx, 1, false); err == nil || !strings.Contains(err.Error(), "loses all that it holds") {
+		t.Errorf("removing the last one: %v", err)
+	}
+	if err := client.Remove(ctx, 1, true); err != nil {
+		t.Fatal(err)
+	}
+	c.serve(2)
+	if _, v := c.servers[2].host.get(); v.Generation != 2 {
+		t.Errorf("the view is %v", v)
+	}
+}
+
+func TestPairWithWitness(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2)
+	for _, n := range []uint8{1, 2} {
+		c.kill(n)
+		t.Log("the other of the pair serves alone after", c.serve(3-n))
+		c.start(n)
+		c.serve(1, 2)
+	}
+	c.kill(3)
+	c.until("the pair has a leader", func() bool { return c.leader() != 3 && c.serving(1, 2) })
+}
+
+func TestReplicasThatCannotReachEachOther(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	c.servers[1].host.setUnreachable(bit(3))
+	c.servers[3].host.setUnreachable(bit(1))
+	c.until("replica 3, the one with the higher number, begins anew", func() bool { return c.servers[3].host.lives() == 2 })
+	c.servers[1].host.setUnreachable(0)
+	c.serve(1, 2, 3)
+	if c.servers[1].host.lives() != 1 || c.servers[2].host.lives() != 1 {
+		t.Error("others have been restarted too")
+	}
+}
