@@ -18,7 +18,7 @@ func Command() *cobra.Command {
 		Use:   "bench",
 		Short: "Measure servers of memcached's protocol",
 	}
-	cmd.AddCommand(loadCommand(), peerCommand(), groupCommand())
+	cmd.AddCommand(loadCommand(), peerCommand(), groupCommand(), failoverCommand())
 	return cmd
 }
 

@@ -15,6 +15,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"hermesd/replication/views"
 )
 
 // GroupConfig describes loads on whole groups of hermesd, each replica a process on the loopback interface.
@@ -100,11 +102,18 @@ func Group(ctx context.Context, cfg GroupConfig, progress io.Writer) (GroupRepor
 
 // group is the processes of one.
 type group struct {
-	processes []*process
-	dataDir   string
+	processes   []*process
+	replication []string // addresses for the other replicas, and operators
+	dataDir     string
 }
 
 func (cfg *GroupConfig) start(ctx context.Context, replicas int) (*group, error) {
+	return startGroup(ctx, cfg.Hermesd, replicas, "-t", strconv.Itoa(cfg.ServerThreads), "-m", strconv.Itoa(cfg.MemoryMB),
+		"-c", strconv.Itoa(cfg.Connections+100))
+}
+
+// startGroup starts replicas, all with the same further arguments, and waits until they serve.
+func startGroup(ctx context.Context, binary string, replicas int, args ...string) (*group, error) {
 	ports, err := freePorts(2 * replicas)
 	if err != nil {
 		return nil, err
@@ -118,24 +127,61 @@ func (cfg *GroupConfig) start(ctx context.Context, replicas int) (*group, error)
 		return nil, err
 	}
 	for i := range replicas {
-		args := []string{"-p", strconv.Itoa(ports[i]), "-l", "127.0.0.1", "-t", strconv.Itoa(cfg.ServerThreads), "-m", strconv.Itoa(cfg.MemoryMB),
-			"-c", strconv.Itoa(cfg.Connections + 100)}
+		args := append([]string{"-p", strconv.Itoa(ports[i]), "-l", "127.0.0.1"}, args...)
 		if replicas > 1 {
 			args = append(args, "--id", strconv.Itoa(i+1), "--group", strings.Join(members, ","),
 				"--data-dir", filepath.Join(g.dataDir, strconv.Itoa(i+1)))
 		}
-		p, err := startProcess(ctx, fmt.Sprintf("127.0.0.1:%d", ports[i]), nil, cfg.Hermesd, args...)
+		p, err := startProcess(ctx, fmt.Sprintf("127.0.0.1:%d", ports[i]), nil, binary, args...)
 		if err != nil {
 			g.stop()
 			return nil, err
 		}
 		g.processes = append(g.processes, p)
+		g.replication = append(g.replication, fmt.Sprintf("127.0.0.1:%d", ports[replicas+i]))
 	}
 	if err := g.awaitServing(ctx); err != nil {
 		g.stop()
 		return nil, err
 	}
 	return g, nil
+}
+
+// kill ends a replica, counted from 0, by SIGKILL.
+func (g *group) kill(i int) {
+	_ = g.processes[i].cmd.Process.Kill() // fails only where it has ended
+	<-g.processes[i].ended
+}
+
+// restart starts a replica that has ended, with the arguments that it had. It does not wait for it to serve.
+func (g *group) restart(ctx context.Context, i int) error {
+	old := g.processes[i]
+	p, err := startProcess(ctx, old.addr, nil, old.cmd.Path, old.cmd.Args[1:]...)
+	if err == nil {
+		g.processes[i] = p
+	}
+	return err
+}
+
+// leader is the replica, counted from 0, that leads the control plane, asked at another one than not (-1: any).
+func (g *group) leader(ctx context.Context, not int) (int, error) {
+	err := errors.New("no replica to ask")
+	for i, addr := range g.replication {
+		if i == not {
+			continue
+		}
+		var c *views.Client
+		if c, err = views.Dial(ctx, addr); err != nil {
+			continue
+		}
+		var status views.GroupStatus
+		status, err = c.Status(ctx)
+		c.Close()
+		if err == nil && status.Leader != 0 {
+			return int(status.Leader) - 1, nil
+		}
+	}
+	return 0, fmt.Errorf("nobody leads the group: %w", err)
 }
 
 // stop ends all replicas at once, as one that waits for the others would take longer.
