@@ -273,6 +273,7 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 		Host: r.node, Timing: o.timing, Logger: r.log})
 	if err == nil {
 		r.node.Explain(r.driver.Why)
+		r.node.OnNews(r.driver.Hurry)
 	}
 	return err
 }

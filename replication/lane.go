@@ -101,12 +101,6 @@ func NewLane(number uint8, env Env, items Items, limits Limits, timing Timing) *
 
 func bit(member uint8) uint64 { return 1 << member }
 
-// Pristine reports whether the lane has never had an update: a member that comes back with an
-// empty memory then loses nothing.
-func (l *Lane) Pristine() bool {
-	return l.clock == 0 && l.dropped.IsZero() && l.floor.ts.IsZero() && l.flight.count == 0
-}
-
 // Idle reports whether Tick has nothing to do.
 func (l *Lane) Idle() bool {
 	return l.queues.waiting == 0 && l.flight.count == 0 && len(l.tombs.pending) == 0 && len(l.queues.byHash) == 0 &&

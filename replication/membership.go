@@ -35,6 +35,7 @@ type membership struct {
 	closed      bool
 	reason      atomic.Pointer[string] // why not ready
 	explain     atomic.Pointer[func() string]
+	news        atomic.Pointer[func()]
 	waiters     chan struct{} // closed when the replica has served for the first time
 	served      atomic.Bool   // it is
 	wakeup      chan struct{} // the clock's goroutine looks at the lanes
@@ -285,6 +286,15 @@ func (n *Node) Reason() string {
 
 // Explain gives the node words of the control plane's to add to Reason; they may be empty.
 func (n *Node) Explain(why func() string) { n.membership.explain.Store(&why) }
+
+// OnNews gives the node a function that is called when Status has something new to say that the group may wait for. It must not wait for anything.
+func (n *Node) OnNews(tell func()) { n.membership.news.Store(&tell) }
+
+func (ms *membership) tellNews() {
+	if tell := ms.news.Load(); tell != nil {
+		(*tell)()
+	}
+}
 
 // CurrentView is the view that the replica has entered. Its members must not be changed.
 func (n *Node) CurrentView() views.View {

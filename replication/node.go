@@ -326,22 +326,33 @@ func (nl *nodeLane) unlock(pass *pass) {
 			nl.node.membership.wake()
 		}
 	}
-	if unsettled := !l.Settled(); unsettled != nl.unsettled.Load() {
-		nl.unsettled.Store(unsettled)
-	}
-	if behind := !l.CaughtUp(); behind != nl.behind.Load() {
-		nl.behind.Store(behind)
-	}
+	news := nl.publishStatus()
 	l.letGo()
 	op := nl.finished
 	nl.finished, nl.lastFinished = nil, nil
 	nl.items.Unlock()
+	if news {
+		nl.node.membership.tellNews()
+	}
 	for op != nil {
 		next := op.next
 		op.next = nil
 		nl.node.handBack(op, pass)
 		op = next
 	}
+}
+
+// publishStatus notes what Status says of the lane, and reports whether that is something that the group waits for.
+func (nl *nodeLane) publishStatus() (news bool) {
+	if unsettled := !nl.lane.Settled(); unsettled != nl.unsettled.Load() {
+		nl.unsettled.Store(unsettled)
+		news = !unsettled
+	}
+	if behind := !nl.lane.CaughtUp(); behind != nl.behind.Load() {
+		nl.behind.Store(behind)
+		news = news || !behind
+	}
+	return news
 }
 
 // publishFloor lets no read pass by a flush that has begun. A key that is not stored is below the floor too: such reads see slow.

@@ -339,7 +339,7 @@ func (v *simServer) answer(to int, a views.Answer) {
 		if at.s.hooks.leaseFromReceipt {
 			a.Sent = at.s.local(at.index)
 		}
-		at.s.effect(r, r.holder.Answer(a))
+		at.s.effect(r, r.holder.Answer(at.s.local(at.index), a))
 	})
 }
 
