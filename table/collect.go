@@ -95,7 +95,7 @@ func (l *Lane) collect(now uint32, visit Visit) {
 	}
 	base, end := l.offset(v.id), l.segments[v.id].used
 	stop := min(end, v.at+stepBytes)
-	for records := 0; v.at < stop && records < stepRecords; records++ {
+	for records := 0; v.at < stop && records < l.stepRecords; records++ {
 		rec := base + uint64(v.at)
 		n := l.recordBytes(rec)
 		w := *l.word(rec)
