@@ -211,20 +211,19 @@ Starts(r, k, kind) ==
   CASE Story = "any" -> TRUE
     \* while 3 joins, 1 writes and deletes k, and 2 writes j
     [] Story = "delete-and-write" ->
-         /\ lane[r].epoch = 2
+         /\ lane[r].epoch = 2 /\ (r = 1 => Started("write") > 0)
          /\ <<r, k, kind>> \in {<<1, "k", "write">>, <<1, "k", "delete">>,
                                 <<2, "j", "write">>}
     \* 2 writes k, and 1 deletes what it has
     [] Story = "write-delete" ->
          <<r, kind>> \in {<<2, "write">>, <<1, "delete">>}
+    \* 3 crashes with an RMW under way, and its number begins another
+    [] Story = "again" -> r = 3 /\ (lane[r].inc = 0 => lane[r].epoch = 1)
     \* RMWs of 1 and of the number that is given out again
     [] Story = "rmws-1-3" -> r \in {1, 3}
-    [] Story = "rmws-2-3" -> r \in {2, 3}
     [] Story = "by-2" -> r = 2
-    [] Story = "by-2-and-3" -> r \in {2, 3}
     [] Story = "by-3" -> r = 3
     [] Story = "by-1" -> r = 1
-    [] Story = "adds-by-3" -> kind = "add" => r = 3
 
 Launch(r, k, ts, kind) ==
   LET l == lane[r]
@@ -564,6 +563,7 @@ Enter(r, e) ==
 Crash(r) ==
   /\ r \in Mortal \ down /\ crashes < MaxCrashes
   /\ lane[r].epoch # 0 /\ r \in Now.members
+  /\ Story = "again" => lane[r].flight # {}
   /\ Now.serving \ (down \cup {r}) # {}
   /\ crashes' = crashes + 1
   /\ down' = down \cup {r}
