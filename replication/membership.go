@@ -167,7 +167,7 @@ func (ms *membership) entered(v views.View, peers uint64) {
 	}
 	serving := v.Serving()&bit(n.self.Number) != 0
 	if serving {
-		ms.say("the replica has no lease: it cannot reach a majority of its group")
+		ms.say("the replica has no lease")
 	} else {
 		ms.say("the replica is catching up with its group")
 	}

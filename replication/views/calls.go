@@ -179,7 +179,7 @@ func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 			out.Status = d.ownStatus()
 			return out, nil
 		}
-		return out, fmt.Errorf("the group has no leader now: %s", d.noLeader())
+		return out, errors.New(d.leaderless())
 	}
 	o.SentOn = true
 	reply := new(Outcome)
@@ -195,6 +195,17 @@ func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 		return out, nil
 	}
 	return out, fmt.Errorf("the leader at %s does not answer (%w): it may have been done; see hermesd group status, and ask again", to, err)
+}
+
+// leaderless says that this server knows of no leader, and why.
+func (d *Driver) leaderless() string {
+	if d.formed() {
+		return "the group has no leader: " + d.noLeader()
+	}
+	if why := d.Why(); why != "" {
+		return why
+	}
+	return "this server is in no group yet"
 }
 
 // noLeader explains what an election needs.

@@ -257,3 +257,16 @@ func TestHolderThatHasBeenRemovedBeginsAnew(t *testing.T) {
 		t.Errorf("removed: %+v", e)
 	}
 }
+
+func TestHeartbeatSaysWhetherThereIsALease(t *testing.T) {
+	self := Member{Number: 1, Incarnation: 10}
+	h := NewHolder(DefaultTiming, "1-a", self)
+	h.Adopt(View{Epoch: 1, Generation: 1, Members: []Replica{{Member: self, Address: "a:1", Serving: true}}}, 10)
+	if h.Beat(0, Status{}, 0).Leased {
+		t.Error("before the first answer")
+	}
+	h.Answer(1, Answer{To: self, Sent: 0, Lease: 1})
+	if end := int64(DefaultTiming.Lease); !h.Beat(end-1, Status{}, 0).Leased || h.Beat(end, Status{}, 0).Leased {
+		t.Error("at the end of the lease")
+	}
+}
