@@ -159,6 +159,9 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 		return out, err
 	}
 	if !leads {
+		if !o.Status && !o.SentOn && !d.leaderKnown(ctx) {
+			return out, errors.New(d.leaderless())
+		}
 		return d.sendOn(o)
 	}
 	select {
@@ -170,6 +173,27 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 		return out, errClosing
 	}
 }
+
+// leaderKnown waits until somebody leads, as an operator would who is told that nobody does at the moment.
+func (d *Driver) leaderKnown(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatienceOfOperators)
+	defer cancel()
+	for {
+		if leader, _ := d.raft.LeaderWithID(); leader != "" {
+			return true
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return false
+		case <-d.quit:
+			return false
+		}
+	}
+}
+
+// leaderPatienceOfOperators is for how long an operator's request waits for an election; less than operateTimeout.
+const leaderPatienceOfOperators = 3 * time.Second
 
 func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 	leader, _ := d.raft.LeaderWithID()

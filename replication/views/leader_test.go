@@ -270,3 +270,16 @@ func TestHeartbeatSaysWhetherThereIsALease(t *testing.T) {
 		t.Error("at the end of the lease")
 	}
 }
+
+// TestRemovalsAreExplained: what the log says of a new view.
+func TestRemovalsAreExplained(t *testing.T) {
+	s := newStage(t, 3)
+	s.run(500, 1, 2, 3)
+	s.run(int64(DefaultTiming.SuspectAfter)/ms-60, 1, 2) // not removed yet
+	s.now += 100 * ms
+	next := s.g.View
+	next.Members = next.Members[:2]
+	if got, want := s.l.removed(s.now, next), "replica 3: it sends no heartbeats"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}
