@@ -130,15 +130,22 @@ func allServe(s *views.GroupStatus) string {
 }
 
 func notServing(s *views.GroupStatus, slot views.SlotStatus) string {
+	is := slot.State
 	switch {
 	case s.Leader == 0:
-		return "the group has no leader: " + s.Note
-	case slot.Witness || slot.State == "serving" && slot.Entered == s.Epoch:
+		return s.Note
+	case slot.Why != "" && slot.Witness:
+		is = "a witness"
+	case slot.Why != "" && slot.State == "serving":
+		is = "about to leave the view"
+	case slot.Witness || slot.State == "serving" && slot.Entered == s.Epoch && slot.Leased:
 		return ""
-	case slot.State == "serving":
+	case slot.State == "serving" && slot.Entered != s.Epoch:
 		return fmt.Sprintf("replica %d has not entered the present view", slot.Number)
+	case slot.State == "serving":
+		return fmt.Sprintf("replica %d has no lease yet", slot.Number)
 	}
-	why := fmt.Sprintf("replica %d is %s", slot.Number, slot.State)
+	why := fmt.Sprintf("replica %d is %s", slot.Number, is)
 	if slot.Why != "" {
 		why += ": " + slot.Why
 	}

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"hermesd/bench/livetest"
+	"hermesd/replication/views"
 )
 
 // TestReplaceAMachine does what docs/operating.md says for replacing a machine: a fourth replica is added, serves, and the first one is removed. No
@@ -98,4 +99,29 @@ func portOf(t *testing.T, address string) int {
 		t.Fatal(err)
 	}
 	return port
+}
+
+// TestNotServing: what --wait serving waits for, and how it says so.
+func TestNotServing(t *testing.T) {
+	for _, c := range []struct {
+		slot views.SlotStatus
+		want string
+	}{
+		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true}, ""},
+		{views.SlotStatus{Number: 2, State: "serving", Entered: 6, Leased: true}, "replica 2 has not entered the present view"},
+		{views.SlotStatus{Number: 2, State: "serving", Entered: 7}, "replica 2 has no lease yet"},
+		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true, Why: "it has been started again"},
+			"replica 2 is about to leave the view: it has been started again"},
+		{views.SlotStatus{Number: 2, State: "catching up", Entered: 7}, "replica 2 is catching up"},
+		{views.SlotStatus{Number: 2, State: "witness", Witness: true}, ""},
+		{views.SlotStatus{Number: 2, State: "witness", Witness: true, Why: "it does not answer"}, "replica 2 is a witness: it does not answer"},
+	} {
+		if got := notServing(&views.GroupStatus{Leader: 1, Epoch: 7}, c.slot); got != c.want {
+			t.Errorf("%+v: %q, want %q", c.slot, got, c.want)
+		}
+	}
+	note := "the group has no leader: 2 of its 3 servers must be running"
+	if got := notServing(&views.GroupStatus{Note: note}, views.SlotStatus{Number: 2, State: "unknown"}); got != note {
+		t.Errorf("without a leader: %q", got)
+	}
 }

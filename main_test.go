@@ -34,6 +34,7 @@ func TestMistakesAreOneLine(t *testing.T) {
 	taken := busy.Addr().(*net.TCPAddr).Port
 	takenText := strconv.Itoa(taken)
 	port := strconv.Itoa(livetest.FreePorts(t, 8))
+	memcached := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 1}).Clients[0]
 	for _, c := range []struct{ args, says string }{
 		{"--frobnicate", "unknown flag: --frobnicate"},
 		{"-Z", "unknown shorthand flag: 'Z'"},
@@ -60,13 +61,14 @@ func TestMistakesAreOneLine(t *testing.T) {
 		{"--id 1", "--id 1 without --group"},
 		{"--id 1 --group 1=127.0.0.1:7001,2=127.0.0.1:7002", "--group without --data-dir"},
 		{"-p " + port + " --id 1 --group 1=127.0.0.1:" + takenText + ",2=127.0.0.1:7002 --data-dir " + t.TempDir(), "replication address of replica 1"},
-		{"--id 1 --group 1=a:1,2=b:1 --data-dir d --lease 1s", "before its lease (1s) has surely run out: suspect-after must be at least 1.036s"},
+		{"--id 1 --group 1=a:1,2=b:1 --data-dir d --lease 1s", "before its lease (1s) has surely run out: suspect-after must be at least 1.0"},
 		{"--id 1 --group 1=a:1,2=b:1 --data-dir d --heartbeat 200ms", "more than a third of the lease"},
 		{"--witness", "--witness is for groups"},
 		{"group status", "give --at"},
 		{"group status --at here", `--at "here" is not host:port`},
 		{"group status --at 127.0.0.1:1 --wait soon", `--wait "soon"`},
 		{"group status --at 127.0.0.1:1", "no server of a group at 127.0.0.1:1"},
+		{"group status --at " + memcached, memcached + " is an address for clients"},
 		{"group add --at 127.0.0.1:1", "give one replica"},
 		{"group add 4 --at 127.0.0.1:1", "give number=host:port"},
 		{"group remove x --at 127.0.0.1:1", `"x" is not the number of a replica`},

@@ -214,7 +214,7 @@ func serve(o *options) error {
 		log.Info().Str("clients", ln.Addr().String()).Int("threads", o.threads).Int("memory_mb", o.memoryMB).Msg("listening")
 	}
 	ctx, cancel := context.WithCancel(context.Background())
-	go r.announce(ctx, o.readyFD, len(group))
+	go r.announce(ctx, o.readyFD)
 	sig := <-signals
 	cancel()
 	log.Info().Stringer("signal", sig).Msg("stopping")
@@ -316,11 +316,12 @@ func (r *replica) witness(o *options, group map[uint8]string, signals <-chan os.
 }
 
 // announce says when the replica serves.
-func (r *replica) announce(ctx context.Context, readyFD, members int) {
+func (r *replica) announce(ctx context.Context, readyFD int) {
 	if err := r.node.WaitReady(ctx); err != nil {
 		return
 	}
-	r.log.Info().Int("replicas", max(1, members)).Msg("serving")
+	members, _ := r.node.Members()
+	r.log.Info().Int("members", members).Msg("serving")
 	tellReady(readyFD)
 }
 

@@ -167,13 +167,13 @@ func (ms *membership) entered(v views.View, peers uint64) {
 	}
 	serving := v.Serving()&bit(n.self.Number) != 0
 	if serving {
-		ms.say("the replica has no lease: it cannot reach a majority of its group")
+		ms.say("the replica has no lease")
 	} else {
 		ms.say("the replica is catching up with its group")
 	}
 	n.ready.Store(serving)
 	n.log.Info().Uint64("epoch", v.Epoch).Uint64("generation", v.Generation).Int("members", len(v.Members)).
-		Bool("serving", serving).Stringer("view", v).Msg("view entered")
+		Bool("serving", serving).Msg("view entered")
 	ms.noteServing()
 }
 
@@ -210,7 +210,7 @@ func (n *Node) Restart(self Member) {
 	ms.changing.Lock()
 	defer ms.changing.Unlock()
 	if !first {
-		n.log.Warn().Uint64("incarnation", self.Incarnation).Msg("this replica was removed from its group: its memory is cleared, and it joins anew")
+		n.log.Info().Uint64("incarnation", self.Incarnation).Msg("memory is cleared; joining as a new incarnation")
 	}
 	n.self = self
 	for i := range n.lanes {
@@ -345,7 +345,7 @@ func (ms *membership) hear(peer Member) {
 	defer ms.mu.Unlock()
 	if ms.view.Has(peer) {
 		ms.connected |= bit(peer.Number)
-		ms.node.log.Info().Uint8("peer", peer.Number).Msg("replica connected")
+		ms.node.log.Debug().Uint8("peer", peer.Number).Msg("replica connected")
 	}
 }
 
@@ -377,7 +377,7 @@ func (n *Node) PeerDown(peer Member, err error) {
 	if ms.connected&bit(peer.Number) != 0 {
 		ms.connected &^= bit(peer.Number)
 		ms.downAt[peer.Number] = time.Now()
-		n.log.Warn().Uint8("peer", peer.Number).Err(err).Msg("replica disconnected")
+		n.log.Debug().Uint8("peer", peer.Number).Err(err).Msg("replica disconnected")
 	}
 	n.catchUp.wake()
 }

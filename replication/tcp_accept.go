@@ -174,6 +174,9 @@ func (t *TCP) turnAway(conn *net.TCPConn, h *hello, err error) {
 	t.refused.Add(1)
 	host, _, _ := net.SplitHostPort(conn.RemoteAddr().String())
 	reason := plainError(err)
+	if errors.Is(err, errOvertaken) { // it has dialled again
+		return
+	}
 	t.sayOnce(host+": "+reason, func() {
 		t.log.Warn().Str("from", host).Uint8("peer", h.from.Number).Str("reason", reason).Msg("replication: connection refused")
 	})

@@ -232,12 +232,16 @@ func (t *TCP) sayOnce(text string, log func()) {
 // plainError is err's text without the ports of this connection, which differ from one try to the next.
 func plainError(err error) string {
 	var op *net.OpError
+	var call *os.SyscallError
+	errors.As(err, &op)
 	switch {
 	case errors.Is(err, os.ErrDeadlineExceeded):
 		return "it did not finish the handshake in time"
 	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
 		return "it closed the connection"
-	case errors.As(err, &op) && op.Op != "dial":
+	case errors.As(err, &call) && (op == nil || op.Op != "dial"):
+		return call.Error()
+	case op != nil && op.Op != "dial":
 		return op.Op + ": " + op.Err.Error()
 	}
 	return err.Error()

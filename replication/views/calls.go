@@ -159,6 +159,9 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 		return out, err
 	}
 	if !leads {
+		if !o.Status && !o.SentOn && !d.leaderKnown(ctx) {
+			return out, errors.New(d.leaderless())
+		}
 		return d.sendOn(o)
 	}
 	select {
@@ -171,6 +174,27 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 	}
 }
 
+// leaderKnown waits until somebody leads, as an operator would who is told that nobody does at the moment.
+func (d *Driver) leaderKnown(ctx context.Context) bool {
+	ctx, cancel := context.WithTimeout(ctx, leaderPatienceOfOperators)
+	defer cancel()
+	for {
+		if leader, _ := d.raft.LeaderWithID(); leader != "" {
+			return true
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return false
+		case <-d.quit:
+			return false
+		}
+	}
+}
+
+// leaderPatienceOfOperators is for how long an operator's request waits for an election; less than operateTimeout.
+const leaderPatienceOfOperators = 3 * time.Second
+
 func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 	leader, _ := d.raft.LeaderWithID()
 	to := plain(leader)
@@ -179,7 +203,7 @@ func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 			out.Status = d.ownStatus()
 			return out, nil
 		}
-		return out, fmt.Errorf("the group has no leader now: %s", d.noLeader())
+		return out, errors.New(d.leaderless())
 	}
 	o.SentOn = true
 	reply := new(Outcome)
@@ -195,6 +219,17 @@ func (d *Driver) sendOn(o Operation) (out Outcome, err error) {
 		return out, nil
 	}
 	return out, fmt.Errorf("the leader at %s does not answer (%w): it may have been done; see hermesd group status, and ask again", to, err)
+}
+
+// leaderless says that this server knows of no leader, and why.
+func (d *Driver) leaderless() string {
+	if d.formed() {
+		return "the group has no leader: " + d.noLeader()
+	}
+	if why := d.Why(); why != "" {
+		return why
+	}
+	return "this server is in no group yet"
 }
 
 // noLeader explains what an election needs.

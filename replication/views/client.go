@@ -1,8 +1,10 @@
 package views
 
 import (
+	"bytes"
 	"context"
 	"fmt"
+	"net"
 	"net/rpc"
 	"time"
 )
@@ -20,7 +22,23 @@ func Dial(ctx context.Context, addr string) (*Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("no server of a group at %s: %w", addr, err)
 	}
-	return &Client{rpc.NewClient(conn)}, nil
+	return &Client{rpc.NewClient(&answers{Conn: conn, from: addr})}, nil
+}
+
+// answers notices who answers as a memcached does: the address is one for clients.
+type answers struct {
+	net.Conn
+	from  string
+	known bool
+}
+
+func (a *answers) Read(b []byte) (int, error) {
+	n, err := a.Conn.Read(b)
+	if !a.known && bytes.HasPrefix(b[:n], []byte("ERROR\r\n")) {
+		return 0, fmt.Errorf("%s is an address for clients: give the replication address of a replica", a.from)
+	}
+	a.known = a.known || n > 0
+	return n, err
 }
 
 // Close ends the connection.

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"math/bits"
 	"slices"
+	"strings"
 )
 
 // reason is why a member of the view has to leave it.
@@ -38,6 +39,18 @@ func (l *Leader) reason(now int64, r Replica, victims uint64) reason {
 		return cutOff
 	}
 	return keep
+}
+
+// removed says which members of the present view are not in the next one, and why.
+func (l *Leader) removed(now int64, next View) string {
+	var all []string
+	victims := l.victims(now)
+	for _, r := range l.group.View.Members {
+		if !next.Has(r.Member) {
+			all = append(all, fmt.Sprintf("replica %d: %s", r.Number, reasonWords[l.reason(now, r, victims)]))
+		}
+	}
+	return strings.Join(all, "; ")
 }
 
 func (l *Leader) silentSince(now int64, m Member) int64 {

@@ -277,3 +277,29 @@ func TestReplicasThatCannotReachEachOther(t *testing.T) {
 		t.Error("others have been restarted too")
 	}
 }
+
+// TestStatusIsWhatPeopleWaitFor: a replica is said to have a lease only when it had one, and a witness that is gone does not go unnoticed.
+func TestStatusIsWhatPeopleWaitFor(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	slots := func() map[uint8]SlotStatus {
+		all := map[uint8]SlotStatus{}
+		if leader := c.leader(); leader != 0 {
+			if s, err := c.servers[leader].driver.Status(); err == nil {
+				for _, slot := range s.Slots {
+					all[slot.Number] = slot
+				}
+			}
+		}
+		return all
+	}
+	c.until("both replicas have leases", func() bool {
+		s := slots()
+		return s[1].Leased && s[2].Leased
+	})
+	c.until("nothing is said against them, nor of the witness", func() bool {
+		return c.servers[1].driver.Why() == "" && c.servers[2].driver.Why() == "" && slots()[3].Why == ""
+	})
+	c.kill(3)
+	c.until("the witness is missed", func() bool { return slots()[3].Why == "it does not answer" })
+}

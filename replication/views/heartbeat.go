@@ -7,6 +7,7 @@ type Heartbeat struct {
 	Server  string // raft's name of the process
 	Sent    int64  // by the sender's clock, ns
 	Leaving bool   // the replica has given up its lease for good
+	Leased  bool   // it had a lease when it sent this; only for people who wait until it serves
 	Status
 	// Reachable is of a replica that is in no view: the members of the view of epoch Seen that have just answered it, as bits.
 	Reachable uint64

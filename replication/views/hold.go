@@ -84,6 +84,7 @@ func (d *Driver) effect(e Effect) {
 		return
 	}
 	if e.Enter != nil {
+		d.setWhy("") // what kept it out is over
 		d.host.enter(*e.Enter)
 	}
 	if e.Renew != 0 {
@@ -194,7 +195,7 @@ func (d *Driver) setLeft() {
 	}
 }
 
-// Why says in words why the replica is not in the view; empty: it is, or nothing is known.
+// Why says in words why the replica is not in the view, or its lease is not renewed; empty: nothing is known.
 func (d *Driver) Why() string {
 	d.whyMu.Lock()
 	defer d.whyMu.Unlock()

@@ -46,7 +46,8 @@ func (h *Holder) Hurry(now int64) { h.due = min(h.due, now) }
 // Beat is the heartbeat to be sent now. reachable are the members of the present view that have just answered, for an incarnation that is not in it.
 func (h *Holder) Beat(now int64, s Status, reachable uint64) Heartbeat {
 	h.due, h.sent = now+int64(h.timing.Heartbeat), now
-	return Heartbeat{From: h.self, Server: h.server, Sent: now, Leaving: h.leaving, Status: s, Reachable: reachable, Seen: h.view.Epoch}
+	return Heartbeat{From: h.self, Server: h.server, Sent: now, Leaving: h.leaving, Leased: now < h.until, Status: s, Reachable: reachable,
+		Seen: h.view.Epoch}
 }
 
 // Answer takes the leader's answer to a heartbeat. The lease counts from when that was sent: later, and the leader might believe

@@ -184,10 +184,14 @@ func (d *Driver) overdue(now int64) {
 func (d *Driver) committed(group Group) {
 	now := Now()
 	if d.reign != 0 {
-		before := d.leader.Group().View
+		before, removed := d.leader.Group().View, d.leader.removed(now, group.View)
 		d.leader.Committed(now, group)
 		if v := group.View; v.Epoch != before.Epoch {
-			d.log.Info().Stringer("view", v).Msg("the view has changed")
+			e := d.log.Info().Stringer("view", v)
+			if removed != "" {
+				e = e.Str("removed", removed)
+			}
+			e.Msg("the view has changed")
 			if v.Generation != before.Generation && before.Generation != 0 {
 				d.log.Warn().Uint64("generation", v.Generation).Msg("no replica that served was left: the group begins anew, EMPTY")
 			}

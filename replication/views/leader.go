@@ -118,7 +118,7 @@ func (l *Leader) Deposed() {
 // Heartbeat is told of each that arrives. It is answered once, now or later.
 func (l *Leader) Heartbeat(now int64, h Heartbeat) {
 	if !l.elected {
-		l.answer(h.From, h.Sent, 0, "this server is not the leader of the control plane")
+		l.answer(h.From, h.Sent, 0, "the leader of the control plane is changing")
 		return
 	}
 	l.awake(now)

@@ -257,3 +257,29 @@ func TestHolderThatHasBeenRemovedBeginsAnew(t *testing.T) {
 		t.Errorf("removed: %+v", e)
 	}
 }
+
+func TestHeartbeatSaysWhetherThereIsALease(t *testing.T) {
+	self := Member{Number: 1, Incarnation: 10}
+	h := NewHolder(DefaultTiming, "1-a", self)
+	h.Adopt(View{Epoch: 1, Generation: 1, Members: []Replica{{Member: self, Address: "a:1", Serving: true}}}, 10)
+	if h.Beat(0, Status{}, 0).Leased {
+		t.Error("before the first answer")
+	}
+	h.Answer(1, Answer{To: self, Sent: 0, Lease: 1})
+	if end := int64(DefaultTiming.Lease); !h.Beat(end-1, Status{}, 0).Leased || h.Beat(end, Status{}, 0).Leased {
+		t.Error("at the end of the lease")
+	}
+}
+
+// TestRemovalsAreExplained: what the log says of a new view.
+func TestRemovalsAreExplained(t *testing.T) {
+	s := newStage(t, 3)
+	s.run(500, 1, 2, 3)
+	s.run(int64(DefaultTiming.SuspectAfter)/ms-60, 1, 2) // not removed yet
+	s.now += 100 * ms
+	next := s.g.View
+	next.Members = next.Members[:2]
+	if got, want := s.l.removed(s.now, next), "replica 3: it sends no heartbeats"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+}

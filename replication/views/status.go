@@ -31,10 +31,13 @@ type SlotStatus struct {
 	Entered     uint64        // epoch
 	Settled     bool
 	CaughtUp    bool
+	Leased      bool    // it had a lease when it sent its last heartbeat
 	Unreachable []uint8 // members that it cannot reach
 	Removing    bool
 	Next        string // it is being moved there
 }
+
+const noProcess = "no process has come to fill its place yet"
 
 // Slot returns that of a number.
 func (s *GroupStatus) Slot(number uint8) (SlotStatus, bool) {
@@ -59,6 +62,9 @@ func (l *Leader) Status(now int64) GroupStatus {
 		switch {
 		case slot.Witness:
 			t.State = "witness"
+			if slot.Server == "" {
+				t.Why = noProcess
+			}
 		case in:
 			m = r.Member
 			t.State = "catching up"
@@ -73,14 +79,14 @@ func (l *Leader) Status(now int64) GroupStatus {
 			t.State = "joining"
 			t.Why = l.whyOut(now, m, l.peers[m])
 		case slot.Server == "":
-			t.Why = "no process has come to fill its place yet"
+			t.Why = noProcess
 		default:
 			t.Why = reasonWords[silent]
 		}
 		t.Incarnation = m.Incarnation
 		if p := l.peers[m]; p != nil {
 			t.Heard = time.Duration(now - p.heard)
-			t.Entered, t.Settled, t.CaughtUp = p.beat.Epoch, p.beat.Settled, p.beat.CaughtUp
+			t.Entered, t.Settled, t.CaughtUp, t.Leased = p.beat.Epoch, p.beat.Settled, p.beat.CaughtUp, p.beat.Leased
 			for set := p.beat.Unreachable; set != 0; set &= set - 1 {
 				t.Unreachable = append(t.Unreachable, uint8(bits.TrailingZeros64(set)))
 			}
@@ -121,6 +127,9 @@ func (d *Driver) status() GroupStatus {
 		if t.Server == d.cfg.Store.Server() {
 			t.Reached = 0
 		}
+		if t.Witness && t.Server != "" && (t.Reached < 0 || t.Reached > d.callTimeout()) {
+			t.Why = "it does not answer"
+		}
 	}
 	return s
 }
@@ -129,7 +138,7 @@ func (d *Driver) status() GroupStatus {
 func (d *Driver) ownStatus() GroupStatus {
 	g := d.fsm.get()
 	s := GroupStatus{Group: g.ID, Version: g.Version, Generation: g.View.Generation, Epoch: g.View.Epoch, Term: d.raft.CurrentTerm(),
-		Note: "no leader: " + d.noLeader()}
+		Note: d.leaderless()}
 	for _, slot := range g.Slots {
 		t := SlotStatus{Number: slot.Number, Address: slot.Address, Witness: slot.Witness, Server: slot.Server, Removing: slot.Removing,
 			Next: slot.Next, Heard: -1, Reached: -1, State: "unknown"}
