@@ -77,15 +77,16 @@ const flapSteps = 8
 
 // restartLoop kills a replica and starts it, each time after it has run for a little longer.
 func (g *Group) restartLoop(ctx context.Context, f *Fault, r *Replica) error {
-	for runs := 20 * time.Millisecond; ; runs = runs * 3 / 2 {
+	runs := 20 * time.Millisecond
+	for lasted := time.Duration(0); lasted < f.Lasts && ctx.Err() == nil; lasted += runs {
 		r.Kill()
 		if err := r.Start(); err != nil {
 			return err
 		}
-		if f.Lasts -= runs; f.Lasts <= 0 || pause(ctx, runs) != nil {
-			return nil
-		}
+		runs = runs * 3 / 2
+		_ = pause(ctx, runs)
 	}
+	return nil
 }
 
 // refreshDisk ends a full disk. A replica that has ended for it is started again.
@@ -167,10 +168,8 @@ func (g *Group) grow(ctx context.Context, f *Fault, limit time.Duration) error {
 	if err := r.Wipe(); err != nil {
 		return err
 	}
-	err := g.operate(ctx, limit, func(ctx context.Context, c *views.Client) error {
-		return c.Add(ctx, number, replAddr(r.Number), false)
-	})
-	if err != nil {
+	add := func(ctx context.Context, c *views.Client) error { return c.Add(ctx, number, replAddr(r.Number), false) }
+	if err := g.operate(ctx, limit, number, true, add); err != nil {
 		return fmt.Errorf("adding replica %d: %w", number, err)
 	}
 	if err := r.Start(); err != nil {
@@ -191,8 +190,8 @@ func (g *Group) grow(ctx context.Context, f *Fault, limit time.Duration) error {
 	if err := pause(ctx, f.Lasts); err != nil {
 		return err
 	}
-	err = g.operate(ctx, limit, func(ctx context.Context, c *views.Client) error { return c.Remove(ctx, number, false) })
-	if err != nil {
+	remove := func(ctx context.Context, c *views.Client) error { return c.Remove(ctx, number, false) }
+	if err := g.operate(ctx, limit, number, false, remove); err != nil {
 		return fmt.Errorf("removing replica %d: %w", number, err)
 	}
 	return r.Stop()

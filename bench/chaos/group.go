@@ -227,18 +227,25 @@ func (g *Group) leader(ctx context.Context) int {
 	return int(status.Leader)
 }
 
-// operate asks the control plane for a change, through whoever answers.
-func (g *Group) operate(ctx context.Context, limit time.Duration, do func(context.Context, *views.Client) error) error {
+// operate asks the control plane for a change until number has a place, or has none, as wanted. Where the answer gets lost, or nobody leads for a
+// while, it asks again.
+func (g *Group) operate(ctx context.Context, limit time.Duration, number uint8, wanted bool, do func(context.Context, *views.Client) error) error {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	leader := g.leader(ctx)
-	if leader == 0 {
-		return errors.New("nobody leads the group")
+	for {
+		status, err := g.status(ctx)
+		if err == nil {
+			if _, has := status.Slot(number); has == wanted {
+				return nil
+			}
+			var c *views.Client
+			if c, err = views.Dial(ctx, replAddr(int(status.Leader))); err == nil {
+				err = do(ctx, c)
+				c.Close()
+			}
+		}
+		if pause(ctx, 50*time.Millisecond) != nil {
+			return err
+		}
 	}
-	c, err := views.Dial(ctx, replAddr(leader))
-	if err != nil {
-		return err
-	}
-	defer c.Close()
-	return do(ctx, c)
 }

@@ -24,16 +24,21 @@ type Report struct {
 	episodes map[string][]Stalls
 	total    counted
 	timeouts int // histories that the checker could not judge in time
+	restless int // how often a group at rest did not answer at first
 }
 
 func (r *Report) add(e Episode, s Stalls) {
 	if r.episodes == nil {
 		r.episodes = map[string][]Stalls{}
 	}
-	r.episodes[e.Name()] = append(r.episodes[e.Name()], s)
+	name := string(e.Faults[0].Kind)
+	if len(e.Faults) > 1 {
+		name += " + another"
+	}
+	r.episodes[name] = append(r.episodes[name], s)
 }
 
-// single are those of the episodes that had one fault, first, then those that had two.
+// names are the kinds of the episodes that had one fault, then those that had two.
 func (r *Report) names() []string {
 	return slices.SortedFunc(maps.Keys(r.episodes), func(a, b string) int {
 		if two := strings.Count(a, "+") - strings.Count(b, "+"); two != 0 {

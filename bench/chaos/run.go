@@ -52,7 +52,8 @@ func (c *chaos) run(ctx context.Context) error {
 			}
 		}
 	}
-	fmt.Printf("\n%d operations recorded, %d without an answer; load average %s\n\n", c.report.total.operations, c.report.total.unanswered, loadAverage())
+	fmt.Printf("\n%d operations recorded, %d without an answer; %d times a group at rest did not answer at first; load average %s\n\n",
+		c.report.total.operations, c.report.total.unanswered, c.report.restless, loadAverage())
 	if err := c.report.WriteText(os.Stdout); err != nil {
 		return err
 	}
@@ -108,7 +109,7 @@ func (c *chaos) round(ctx context.Context, n int, shape Shape, lasts time.Durati
 		err = r.episode(ctx)
 	}
 	if err == nil {
-		err = r.agree()
+		err = r.agree(ctx)
 	}
 	err = errors.Join(err, libraries.Stop(os.Stdout))
 	if err == nil && ctx.Err() == nil {
@@ -123,7 +124,9 @@ func (r *round) episode(ctx context.Context) error {
 	e.Aim(r.group.leader(ctx), r.shape)
 	servers := r.group.servers()
 	probes := bench.NewProbeSet(servers, fmt.Sprintf("probe%d", e.Number), probePause, clientWait, time.Now())
-	if err := probes.Prepare(servers[r.random.IntN(len(servers))], quietReadLimit); err != nil {
+	preparing := servers[r.random.IntN(len(servers))]
+	err := atRest(ctx, r.serveLimit, &r.report.restless, func() error { return probes.Prepare(preparing, quietReadLimit) })
+	if err != nil {
 		return fmt.Errorf("before episode %d: %w", e.Number, err)
 	}
 	cfg := recordConfig(servers, e.Number, r.seed)
@@ -131,7 +134,7 @@ func (r *round) episode(ctx context.Context) error {
 	stopRecording, stopProbes := recording(ctx, cfg, h), probes.Start(ctx)
 	_ = pause(ctx, calm)
 	from := probes.Now()
-	err := r.strikeAll(ctx, &e)
+	err = r.strikeAll(ctx, &e)
 	healed := probes.Now()
 	if err == nil {
 		err = r.group.awaitServing(ctx, r.serveLimit)
@@ -149,7 +152,7 @@ func (r *round) episode(ctx context.Context) error {
 		return ctx.Err()
 	}
 	if err == nil {
-		err = r.quiet(&e, cfg.Keys, h)
+		err = r.quiet(ctx, cfg.Keys, h)
 	} else {
 		// What was answered until it went wrong may be wrong too.
 		err = errors.Join(err, r.judge(h))
@@ -187,16 +190,18 @@ func (r *round) strikeAll(ctx context.Context, e *Episode) error {
 
 // quiet judges an episode while nobody writes: every key is read through every replica, as part of the history; and what was stored in
 // earlier episodes is still there.
-func (r *round) quiet(e *Episode, keys []string, h *history.History) error {
+func (r *round) quiet(ctx context.Context, keys []string, h *history.History) error {
 	servers := r.group.servers()
-	err := readEverywhere(servers, keys, h)
-	if err == nil {
-		err = r.kept.check(servers)
+	for _, do := range []func() error{
+		func() error { return readEverywhere(servers, keys, h) },
+		func() error { return r.kept.check(servers) },
+		func() error { return r.kept.store(servers, r.random) },
+	} {
+		if err := atRest(ctx, r.serveLimit, &r.report.restless, do); err != nil {
+			return errors.Join(err, r.judge(h))
+		}
 	}
-	if err == nil {
-		err = r.kept.store(servers, r.random)
-	}
-	return errors.Join(err, r.judge(h))
+	return r.judge(h)
 }
 
 // judge has a history judged.
@@ -217,31 +222,18 @@ func (r *round) judge(h *history.History) error {
 	return err
 }
 
-// agree checks at the end of a round that all replicas answer the same for all keys: those of the last episodes' recorded clients were
-// compared as they ended, what was kept is once more.
-func (r *round) agree() error {
+// agree checks at the end of a round that all replicas answer the same for all keys of all episodes, and have all that was kept.
+func (r *round) agree(ctx context.Context) error {
 	servers := r.group.servers()
-	if err := r.kept.check(servers); err != nil {
+	if err := atRest(ctx, r.serveLimit, &r.report.restless, func() error { return r.kept.check(servers) }); err != nil {
 		return err
 	}
 	var keys []string
 	for episode := 1; episode <= r.schedule.number; episode++ {
 		keys = append(keys, recordConfig(servers, episode, 0).Keys...)
 	}
-	first, err := getAll(servers[0], keys, nil, nil)
-	if err != nil {
+	if err := atRest(ctx, r.serveLimit, &r.report.restless, func() error { return sameEverywhere(servers, keys) }); err != nil {
 		return err
-	}
-	for _, server := range servers[1:] {
-		other, err := getAll(server, keys, nil, nil)
-		if err != nil {
-			return err
-		}
-		for i := range keys {
-			if other[i].Status == history.Unknown || other[i] != first[i] {
-				return fmt.Errorf("at the end %s answers get %s %v %q, %s %v %q", servers[0], keys[i], first[i].Status, first[i].Value, server, other[i].Status, other[i].Value)
-			}
-		}
 	}
 	fmt.Printf("  %d keys are the same at all replicas\n", len(keys)+len(r.kept.keys))
 	return nil

@@ -184,15 +184,6 @@ type Episode struct {
 	Faults []Fault
 }
 
-// Name is how reports call it: the kinds.
-func (e Episode) Name() string {
-	var names []string
-	for _, f := range e.Faults {
-		names = append(names, string(f.Kind))
-	}
-	return strings.Join(names, "+")
-}
-
 // Schedule draws episodes. It is a function of its seed.
 type Schedule struct {
 	shape  Shape
