@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -295,7 +296,12 @@ func loadWithoutFailures(ctx context.Context, load LoadConfig, into *LoadReport)
 		err = ctx.Err()
 	}
 	if err == nil && report.Trouble() > 0 {
-		err = fmt.Errorf("%d operations went wrong: %v", report.Trouble(), report.Errors)
+		errs := map[string]uint64{}
+		maps.Copy(errs, report.Errors)
+		if report.Prefill != nil {
+			maps.Copy(errs, report.Prefill.Errors)
+		}
+		err = fmt.Errorf("%d operations went wrong: %v", report.Trouble(), errs)
 	}
 	if into != nil {
 		*into = report
