@@ -59,7 +59,8 @@ type victim struct {
 // Collect does one step of making room in the lane: some tens of microseconds. It asks visit about items that
 // could go. It returns false if there is nothing more to gain in this lane now. Memory comes back in whole segments, so it
 // may take many steps until FreeBytes goes up. Tombstones are never given up; an Invalid
-// item only by the verdict Drop (the caller knows that something else has taken its place), and any other verdict keeps it.
+// item only by the verdict Drop (the caller knows that something else has taken its place), and any other verdict keeps it,
+// unless visit itself has removed it or put another record in its place.
 func (l *Lane) Collect(now uint32, visit Visit) (progress bool) {
 	if l.victim.id == 0 && !l.chooseVictim() {
 		return false
