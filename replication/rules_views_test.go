@@ -28,13 +28,14 @@ var viewRules = []rule{
 		shows: simulates((*simConfig).onlyDuels),
 	},
 	{
+		// The simulation does not find it in a thousand duels: channels keep their order, and it takes two members that crash with updates of one key.
 		name: "a replay is acknowledged only if nothing newer is held",
 		edits: []edit{{"follower.go", overtakenBegins, overtakenBegins + `
 	if off && m.Bits&BitReplay != 0 {
 		l.ack(m)
 		return
 	}`}},
-		shows: simulates((*simConfig).onlyDuels),
+		shows: plays("refused-replay"), finds: `not linearizable`,
 	},
 	{
 		name: "a replay of what is not stored is refused",
@@ -250,7 +251,9 @@ func init() {
 		if r.shows == nil {
 			r.shows = simulates((*simConfig).onlyViews)
 		}
-		r.finds = `^seed \d+`
+		if r.finds == "" {
+			r.finds = `^seed \d+`
+		}
 	}
 }
 
@@ -261,7 +264,7 @@ func simulates(kind func(*simConfig)) func(*testing.T) string {
 		if ruleOff == "" {
 			seeds = wholeSeeds
 		}
-		bad, _ := eachSeed(1, seeds, func(seed uint64) string {
+		bad, _ := eachSeed(1, seeds, 1, func(seed uint64) string {
 			_, wrong := simulate(seed, simHooks{config: kind}, nil)
 			return wrong
 		})
