@@ -32,7 +32,7 @@ soak: ## groups simulated from new seeds for SOAKTIME; a seed that fails is prin
 
 MUTATESEEDS ?= 6000
 mutate: ## every broken world and engine of the simulation, until a seed catches it, also the ones that do harm rarely: some minutes
-	$(GO) test ./replication -run TestSimulationCatches -v -timeout 0 -sim.mutate=$(MUTATESEEDS)
+	$(GO) test ./replication -run 'TestSimulationCatches|TestRules$$' -v -timeout 0 -sim.mutate=$(MUTATESEEDS)
 
 local: build ## a group of three on 11211, 11212, 11213
 	bin/hermesd local --replicas 3 --port 11211

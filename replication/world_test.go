@@ -141,7 +141,7 @@ var cloned = []struct {
 	of     any
 	fields string
 }{
-	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs found out scratch"},
+	{Lane{}, "number self env items limits timing epoch members peers serving open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs found out scratch"},
 	{flight{}, "slots free byKey attempt count replays oldest"},
 	{queues{}, "byHash first last free waiting await"},
 	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
@@ -195,7 +195,7 @@ func (e *encoder) flag(f bool) {
 
 // lane encodes a lane under the Timing eager: ticks are left out.
 func (e *encoder) lane(l *Lane) {
-	e.num(l.epoch, l.peers, l.clock, l.open, l.unmarked)
+	e.num(l.epoch, l.peers, l.serving, l.clock, l.open, l.unmarked)
 	e.flag(l.catching)
 	if j := &l.join; l.catching {
 		e.num(uint64(j.streamer.Number), j.cursor, j.token)
