@@ -66,6 +66,13 @@ func (g *Group) strike(ctx context.Context, f *Fault, serveLimit time.Duration) 
 		return errors.Join(err, g.setRules(f, nil))
 	case DiskFull, DiskLeader:
 		return lasting(func(r *Replica) error { r.forgive = true; return r.FillDisk() }, refreshDisk)
+	case DiskKill:
+		full, killed := victims[0], victims[1]
+		full.forgive = true
+		err := full.FillDisk()
+		killed.Kill()
+		_ = pause(ctx, f.Lasts)
+		return errors.Join(err, refreshDisk(full), killed.Start())
 	case Grow:
 		return g.grow(ctx, f, serveLimit)
 	}

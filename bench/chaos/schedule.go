@@ -77,7 +77,8 @@ const (
 	Slow        Kind = "slow"      // what is more than some kilobytes per second is dropped
 	DiskFull    Kind = "disk-full" // under --data-dir
 	DiskLeader  Kind = "disk-full-leader"
-	Grow        Kind = "grow" // a new replica is added, and removed
+	DiskKill    Kind = "disk-full-kill" // the disk of one is full while another is killed, so that the group has to note that
+	Grow        Kind = "grow"           // a new replica is added, and removed
 )
 
 // who says which replicas a kind strikes.
@@ -133,6 +134,7 @@ var specs = []spec{
 	{Slow, anyone, 1, 2 * time.Second, long, true, always},
 	{DiskFull, anyone, 1, short, long, false, always},
 	{DiskLeader, theLeader, 1, short, long, false, always},
+	{DiskKill, anyone, 2, short, long, false, func(s Shape) bool { return s.Replicas >= 3 }},
 	{Grow, nobody, 0, short, short, false, func(s Shape) bool { return s.votes() == 3 }},
 }
 
@@ -231,7 +233,7 @@ func (s *Schedule) Next() Episode {
 // second draws a fault that strikes others while the first lasts: a mild one, or, where the group goes on without two replicas, any that takes out
 // one.
 func (s *Schedule) second(first spec, taken []int) (Fault, bool) {
-	if first.kind == Grow || first.kind == KillMost || len(taken) >= s.shape.Replicas {
+	if first.kind == Grow || first.kind == KillMost || first.kind == DiskKill || len(taken) >= s.shape.Replicas {
 		return Fault{}, false
 	}
 	var choice []spec

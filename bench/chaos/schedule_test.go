@@ -102,7 +102,7 @@ func checkEpisode(t *testing.T, e Episode, leader int, sh Shape) {
 		}
 		struck += len(f.Victims)
 		switch {
-		case sp.mild || sp.who == witness || f.Kind == KillMost:
+		case sp.mild || sp.who == witness || f.Kind == KillMost || f.Kind == DiskKill:
 		case f.Kind == Partial || f.Kind == PartialOne:
 			out++
 		default:
