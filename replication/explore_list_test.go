@@ -121,7 +121,7 @@ var families = []family{
 	{name: "a replica joins one", replicas: 2, kinds: mostKinds, requests: 2, joins: true, ticks: 1,
 		before: []prologue{nothing, stored, deleted}, every: 1, short: 13},
 	{name: "a replica joins two", replicas: 3, kinds: coreKinds, requests: 2, joins: true,
-		before: []prologue{nothing, stored, deleted}, every: 23},
+		before: []prologue{nothing, stored, deleted}, every: 67},
 	{name: "three replicas, two keys in a lane", replicas: 3, kinds: of("set add delete delete:j flush"), requests: 2, breaks: 1, ticks: 1,
 		before: []prologue{beside, both}},
 }
