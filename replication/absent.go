@@ -37,10 +37,10 @@ func (l *Lane) clocksMoved() {
 	if l.catching {
 		l.takeOver()
 	}
-	if len(l.tombs.pending) == 0 && l.queues.waiting == 0 || l.keepsAll() {
+	if len(l.tombs.pending) == 0 && l.queues.waiting == 0 {
 		return
 	}
-	if stable := l.stable(); stable != l.tombs.stable {
+	if stable := l.stable(); stable != l.tombs.stable || l.incomplete() {
 		l.tombs.stable = stable
 		l.dropTombs(stable)
 		l.drainClocks()
@@ -128,8 +128,8 @@ func (t *tombs) add(hash uint64, key []byte, ts table.Timestamp) {
 // that must stay holds back those behind it, which came later.
 func (l *Lane) dropTombs(stable uint64) {
 	t := &l.tombs
-	n := 0
-	for ; n < len(t.pending) && t.pending[n].ts.Version() <= stable; n++ {
+	n, limit := 0, l.droppable()
+	for ; n < limit && t.pending[n].ts.Version() <= stable; n++ {
 		p := &t.pending[n]
 		it := &l.found.dropTombs
 		if l.items.Find(p.hash, p.key, it) && it.TS == p.ts && it.State&(table.Tombstone|table.Invalid) == table.Tombstone {
@@ -140,6 +140,7 @@ func (l *Lane) dropTombs(stable uint64) {
 	if n > 0 {
 		rest := copyTombs(t.pending, n)
 		t.pending = t.pending[:rest]
+		l.join.tombs = max(0, l.join.tombs-n)
 	}
 }
 
@@ -155,7 +156,11 @@ func copyTombs(p []tomb, n int) int {
 // drop raises D. The clock goes above it, so that messages under way for other reasons lift
 // the others' as well, and a later add need not ask.
 func (l *Lane) drop(ts table.Timestamp) {
-	if l.dropped.Less(ts) {
+	if l.incomplete() {
+		if l.join.deleted.Less(ts) {
+			l.join.deleted = ts // it counts when the lane is complete
+		}
+	} else if l.dropped.Less(ts) {
 		l.dropped = ts
 	}
 	if l.clock <= ts.Version() {

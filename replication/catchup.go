@@ -8,18 +8,25 @@ import (
 
 // A member that is new in the group, or new again, has an empty memory. It catches up lane by lane (design section 5, "Joining"): it asks a
 // serving member for one chunk of the lane after the other, from a cursor of that member's table, and meanwhile takes part in every update. Entries and
-// updates apply by time stamp, in whatever order they come; until the lane is complete nothing is dropped, and D is zero. The serving member keeps
-// nothing about it, so that either may die at any moment.
+// updates apply by time stamp, in whatever order they come; until the lane is complete D is zero. The serving member keeps nothing about it, so that
+// either may die at any moment.
+//
+// Tombstones outlive the entries that they are newer than: one that is valid has been acknowledged by every member, so what any of them sends for
+// a FETCH that it gets later is as new. It may be dropped like others if it was valid before the FETCH was sent whose answer is awaited. (To keep them
+// all until the lane is complete would take memory without bound, where others evict meanwhile.) D stays zero even so: an update of a key that
+// has not come yet may be of any version. An update sent again for a key whose tombstone is gone is stored then, invalid, and its sender, when it is
+// asked, says what became of it.
 
 // join is how far a lane has come in catching up.
 type join struct {
 	streamer Member // whose cursor it is
 	cursor   uint64
-	token    uint64 // of the last FETCH: what answers an earlier one does not count
-	asked    bool   // its FETCHED has not come
-	complete bool   // all entries have come
-	done     bool   // and D is taken over
-	deleted  table.Timestamp
+	token    uint64          // of the last FETCH: what answers an earlier one does not count
+	asked    bool            // its FETCHED has not come
+	complete bool            // all entries have come
+	done     bool            // and D is taken over
+	deleted  table.Timestamp // what D will be: the streamer's, and what has been dropped here
+	tombs    int             // of tombs.pending, the first so many were valid before the FETCH was sent whose answer is awaited
 }
 
 // interrupt forgets what was asked for and has not come: it may be lost.
@@ -36,7 +43,7 @@ func (l *Lane) Fetch(from uint8, bytes uint32) bool {
 		j.streamer, j.cursor = l.members[from], 0
 	}
 	j.token++
-	j.asked = true
+	j.asked, j.tombs = true, len(l.tombs.pending)
 	l.out = Message{Kind: FETCH, ID: j.token, CAS: j.cursor, Flags: bytes}
 	l.send(from)
 	return true
@@ -66,8 +73,16 @@ func (l *Lane) Complete() bool { return !l.catching || l.join.complete }
 // CaughtUp reports whether the lane is ready to serve.
 func (l *Lane) CaughtUp() bool { return !l.catching || l.join.done }
 
-// keepsAll reports whether nothing may be dropped yet.
-func (l *Lane) keepsAll() bool { return l.catching && !l.join.done }
+// incomplete reports whether D is not in force yet, since entries are still to come.
+func (l *Lane) incomplete() bool { return l.catching && !l.join.done }
+
+// droppable is how many of the tombstones that are pending, from the first on, no entry can follow that is older.
+func (l *Lane) droppable() int {
+	if l.incomplete() && l.join.asked {
+		return l.join.tombs
+	}
+	return len(l.tombs.pending)
+}
 
 // fetchSteps bounds the buckets that are looked at for one FETCH: the lane is locked meanwhile.
 const fetchSteps = 256
@@ -116,7 +131,7 @@ func (l *Lane) sendEntry(to uint8, key []byte, it *table.Item) {
 
 // onENTRY takes a key as it is at the streamer. What is newer here came as an update, and stays.
 func (l *Lane) onENTRY(m *Message) {
-	if !l.keepsAll() {
+	if !l.incomplete() {
 		return
 	}
 	if v := m.TS.Version(); v > l.clock {
@@ -166,9 +181,12 @@ func (l *Lane) onFETCHED(m *Message) {
 	if !l.catching || !j.asked || j.token != m.ID || j.streamer != m.From {
 		return
 	}
-	j.asked, j.cursor = false, m.CAS
+	j.asked, j.cursor = false, m.CAS // and what is pending may be dropped
 	if m.Bits&BitComplete != 0 {
-		j.complete, j.deleted = true, m.Newer
+		j.complete = true
+		if j.deleted.Less(m.Newer) {
+			j.deleted = m.Newer
+		}
 		l.takeOver()
 		if !j.done {
 			l.askClocks()
@@ -185,4 +203,5 @@ func (l *Lane) takeOver() {
 	}
 	j.done = true
 	l.drop(j.deleted)
+	l.dropTombs(l.stable()) // those that had to stay
 }

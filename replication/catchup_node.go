@@ -130,7 +130,7 @@ func (n *Node) complete() bool {
 	return true
 }
 
-// askForRoom has a serving member evict, where this one has no memory for what it is sent, and may not evict itself.
+// askForRoom has a serving member evict, where this one has no memory for what it is sent, or is to be sent, and may not evict itself.
 func (n *Node) askForRoom() {
 	ms := &n.membership
 	if n.room.evicts.Load() {
@@ -140,7 +140,7 @@ func (n *Node) askForRoom() {
 	for set := ms.peers.Load(); set != 0; set &= set - 1 {
 		stalled |= ms.stalls[lowest(set)].lanes.Load()
 	}
-	if stalled == 0 {
+	if short := n.credit.short.Swap(false); stalled == 0 && !short {
 		return
 	}
 	ms.mu.Lock()

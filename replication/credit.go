@@ -30,6 +30,7 @@ type credit struct {
 	// As a follower.
 	promised atomic.Int64 // the sum over the peers
 	taken    atomic.Int64
+	short    atomic.Bool // a grant had to be put off for want of memory
 
 	// As a coordinator. An update takes from every peer at once or from none.
 	mu    sync.Mutex
@@ -232,6 +233,7 @@ func (n *Node) grant(peer uint8) {
 	c.promise(p, c.window)
 	if int64(n.table.FreeBytes()) < c.slack+c.promised.Load()+c.taken.Load() {
 		c.promise(p, before)
+		c.short.Store(true)
 		return
 	}
 	p.granted = p.received + c.window

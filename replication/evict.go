@@ -12,6 +12,15 @@ func (l *Lane) Evict(op *Op, hash uint64, key []byte, it *table.Item) table.Verd
 		}
 		return table.Drop
 	}
+	if l.outside() {
+		return table.Keep
+	}
+	if it.State&table.Invalid != 0 && l.peers&bit(it.Finisher) != 0 {
+		// Its end may have been told in a channel that broke. Nobody may ever read it here, and then nobody asks.
+		l.out = Message{Kind: PROBE, TS: it.TS, Key: key, Bits: stateBits(it.State) & BitTombstone}
+		l.send(it.Finisher)
+		return table.Keep
+	}
 	if it.State&(table.Invalid|table.Tombstone) != 0 {
 		return table.Keep
 	}

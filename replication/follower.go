@@ -171,7 +171,7 @@ func (l *Lane) adopt(hash uint64, key []byte, m *Message) {
 	if it.Finisher == l.self {
 		it.Finisher = m.From.Number
 	}
-	if finisher := it.Finisher; l.put(hash, key, it, m.Value) != nil {
+	if finisher := it.Finisher; l.refuse || l.put(hash, key, it, m.Value) != nil {
 		// There is no memory for it now. The key stays as it is, invalid, but it is the finisher of the newer state that can be asked.
 		it = &l.found.refused
 		if l.items.Find(hash, key, it) {

@@ -80,6 +80,7 @@ type Lane struct {
 	queues queues
 	tombs  tombs
 
+	refuse  bool    // there is no memory for the value of the NACK that is being received
 	found   found   // reused for items
 	out     Message // reused for sending
 	scratch []byte  // reused for values read from the table
@@ -92,7 +93,7 @@ type found struct {
 	pursue, rescue, onENTRY table.Item
 }
 
-// NewLane returns the engine for lane `number` with an empty store, in a view of its own: SetView gives it its group.
+// NewLane returns the engine for lane `number` with an empty store, in no view: SetView gives it its group.
 func NewLane(number uint8, env Env, items Items, limits Limits, timing Timing) *Lane {
 	l := &Lane{number: number, env: env, items: items, limits: limits, timing: timing}
 	l.queues.byHash = make(map[uint64]*keyQueue)
@@ -112,6 +113,10 @@ func (l *Lane) Idle() bool {
 func (l *Lane) Submit(op *Op) (done bool) {
 	op.started, op.losses, op.minimum = l.tick, 0, 0
 	op.Result = Result{Value: op.Result.Value[:0]}
+	if l.outside() {
+		op.Result.Status, op.Result.Err = Unavailable, notServing
+		return true
+	}
 	if op.Kind == OpFlush {
 		return l.startFlush(op)
 	}
@@ -134,6 +139,12 @@ func (l *Lane) Submit(op *Op) (done bool) {
 	l.enqueue(op, false)
 	return false
 }
+
+// outside reports whether the lane is in no view, or catching up: nothing may be begun, and nothing answered. An operation can come here from
+// a moment at which that was different: it was on its way through an earlier life of the replica.
+func (l *Lane) outside() bool { return l.epoch == 0 || l.catching }
+
+const notServing = "this replica does not serve"
 
 // progress is what came of an attempt to run an operation.
 type progress uint8

@@ -33,6 +33,7 @@ type membership struct {
 	interrupted uint64                   // peers whose channel has ended, though PeerDown has not come yet
 	changed     chan struct{}            // closed, and made anew, when one who waits for a view must look again
 	closed      bool
+	empty       bool                   // there are no unique numbers left
 	reason      atomic.Pointer[string] // why not ready
 	explain     atomic.Pointer[func() string]
 	news        atomic.Pointer[func()]
@@ -100,6 +101,10 @@ func (n *Node) Enter(v views.View) {
 	view := engineView(&v, n.self)
 	n.room.setOwners(v.Serving()|bit(self), self, v.Serving()&bit(self) != 0)
 	n.room.setLow(n, peers)
+	if low, memory := n.room.low.Load(), int64(n.table.MemoryBytes()); low > memory/2 && peers != 0 {
+		n.log.Warn().Int64("kept_free", low).Int64("memory", memory).Int("members", len(v.Members)).
+			Msg("the group has grown so large that more than half of the memory is kept free for updates under way: raise the memory limit or lower the item size limit")
+	}
 	var pass pass
 	for i := range n.lanes {
 		nl := &n.lanes[i]
@@ -171,10 +176,32 @@ func (ms *membership) entered(v views.View, peers uint64) {
 	} else {
 		ms.say("the replica is catching up with its group")
 	}
-	n.ready.Store(serving)
+	n.ready.Store(serving && !ms.empty)
 	n.log.Info().Uint64("epoch", v.Epoch).Uint64("generation", v.Generation).Int("members", len(v.Members)).
 		Bool("serving", serving).Msg("view entered")
 	ms.noteServing()
+}
+
+// exhausted stops serving for want of unique numbers; replenished ends that.
+func (ms *membership) exhausted(why string) {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if !ms.closed {
+		ms.empty = true
+		ms.say(why)
+		ms.node.ready.Store(false)
+	}
+}
+
+func (ms *membership) replenished() {
+	ms.mu.Lock()
+	defer ms.mu.Unlock()
+	if !ms.empty || ms.closed {
+		return
+	}
+	ms.empty = false
+	ms.say("the replica has no lease: it cannot reach a majority of its group")
+	ms.node.ready.Store(ms.view.Serving()&bit(ms.node.cfg.Self.Number) != 0)
 }
 
 // noteServing lets WaitReady go on once the replica serves.
@@ -218,7 +245,7 @@ func (n *Node) Restart(self Member) {
 		nl.lock()
 		nl.lane.Abandon("the replica was removed from its group")
 		nl.items.Clear()
-		nl.lane = NewLane(uint8(i), nl, &nl.store, fits{n.table}, timing(n.cfg.OpTimeout))
+		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
 		nl.unlock(nil)
 	}
 	n.credit.clear()
@@ -317,7 +344,7 @@ func (n *Node) PeerUp(peer Member) error {
 	ms := &n.membership
 	ms.changing.Lock()
 	defer ms.changing.Unlock()
-	if !ms.view.Has(peer) && ms.peers.Load()&bit(peer.Number) == 0 {
+	if !ms.view.Has(peer) {
 		return fmt.Errorf("replica %v is not in the view of epoch %d", peer, ms.epoch.Load())
 	}
 	ms.mu.Lock()

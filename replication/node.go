@@ -67,7 +67,6 @@ type Node struct {
 type nodeLane struct {
 	node  *Node
 	items *table.Lane // its lock is the lane's
-	store nodeItems   // the same, as the engine sees it
 	lane  *Lane
 
 	// What Admit has taken in this locked section: memory, to be given back at its end; and of the update being started its cost, and the
@@ -80,7 +79,7 @@ type nodeLane struct {
 	finished, lastFinished *Op
 
 	// What readers without the lock have to know, as of the last release of the lock.
-	slow  atomic.Bool   // operations wait, or a flush is under way: reads must take their place in the queues
+	slow  atomic.Bool   // operations wait, a flush is under way, or the lane does not serve: reads must go through Submit
 	floor atomic.Uint64 // F's Write word; F has no steps
 	busy  atomic.Bool   // Tick has something to do
 
@@ -158,8 +157,7 @@ func assemble(cfg Config) (*Node, error) {
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.node, nl.items = n, n.table.Lane(i)
-		nl.store.Lane = nl.items
-		nl.lane = NewLane(uint8(i), nl, &nl.store, fits{n.table}, timing(cfg.OpTimeout))
+		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(cfg.OpTimeout))
 	}
 	return n, nil
 }
@@ -323,7 +321,7 @@ func (nl *nodeLane) unlock(pass *pass) {
 	if l.WaitsForRoom() && !nl.starved.Load() { // also for the end of others' updates, of which Admit knows nothing
 		nl.starved.Store(true)
 	}
-	if slow := l.queues.waiting > 0 || l.floor.invalid; slow != nl.slow.Load() {
+	if slow := l.queues.waiting > 0 || l.floor.invalid || l.outside(); slow != nl.slow.Load() {
 		nl.slow.Store(slow)
 	}
 	if busy := !l.Idle(); busy != nl.busy.Load() {
@@ -436,14 +434,17 @@ func (n *Node) reserveUnique() {
 	_, to, err := n.cfg.ReserveUnique(uniqueReserve)
 	if err == nil {
 		n.uniqueEnd.Store(to)
+		n.membership.replenished()
 		return
 	}
 	n.log.Error().Err(err).Msg("unique numbers cannot be reserved")
-	if n.uniqueEnd.Load()-n.unique.Load() < 1<<24 {
-		n.membership.say("the data directory cannot be written to: " + err.Error())
-		n.ready.Store(false)
+	if n.uniqueEnd.Load()-n.unique.Load() < uniqueLast {
+		n.membership.exhausted("the data directory cannot be written to: " + err.Error())
 	}
 }
+
+// uniqueLast is how many unique numbers are left when a replica stops to serve for want of them: more than what is under way can take.
+const uniqueLast = 1 << 24
 
 func (nl *nodeLane) Admit(keyLen, valueLen int) bool {
 	nl.settle()

@@ -197,12 +197,12 @@ var rules = []rule{
 	},
 	{
 		name:  "a tombstone is dropped only when stable has reached it",
-		edits: []edit{{"update.go", `if l.stable() >= it.TS.Version() && !l`, `if (off || l.stable() >= it.TS.Version()) && !l`}},
+		edits: []edit{{"update.go", `if l.stable() >= it.TS.Version() && !(l`, `if (off || l.stable() >= it.TS.Version()) && !(l`}},
 		shows: explores(3, nothing, "a:set:j b:set b:delete"), finds: `not linearizable`,
 	},
 	{
 		name:  "D never falls",
-		edits: []edit{{"absent.go", `if l.dropped.Less(ts) {`, `if off || l.dropped.Less(ts) {`}},
+		edits: []edit{{"absent.go", `} else if l.dropped.Less(ts) {`, `} else if off || l.dropped.Less(ts) {`}},
 		shows: plays("no-resurrection"), finds: `WRONG at b: .* D \(3\.c\+1\.c, now 1\.a\+1\.c\)`,
 	},
 	{

@@ -156,7 +156,7 @@ var viewRules = []rule{
 	}`}},
 	},
 	{
-		name: "who catches up drops no tombstone",
+		name: "who catches up drops no tombstone that was not valid when it asked for what is still to come",
 		edits: []edit{
 			{"update.go", validates, validates + `	if off && it.State&table.Tombstone != 0 && l.stable() >= it.TS.Version() {
 		l.items.Remove(it)
@@ -164,7 +164,9 @@ var viewRules = []rule{
 		return
 	}
 `},
-			{"absent.go", `l.queues.waiting == 0 || l.keepsAll() {`, `l.queues.waiting == 0 || l.keepsAll() && !off {`},
+			{"catchup.go", `	if l.incomplete() && l.join.asked {
+		return l.join.tombs`, `	if l.incomplete() && l.join.asked && !off {
+		return l.join.tombs`},
 		},
 	},
 	{

@@ -82,7 +82,7 @@ func (n *Node) deletesStored(m *Message) bool {
 	return nl.items.Find(table.Hash(m.Key), m.Key, &it)
 }
 
-// storesValue reports whether delivering m may take memory: a delete does not.
+// storesValue reports whether m brings a value.
 func storesValue(m *Message) bool {
 	return (m.Kind == INV || m.Kind == ENTRY) && m.Bits&(BitTombstone|BitFlush) == 0
 }
@@ -90,18 +90,20 @@ func storesValue(m *Message) bool {
 // needFor is the memory, in bytes, that has to be free for storing the message's value to be sure of success, whatever other lanes take at the
 // same moment.
 func (n *Node) needFor(m *Message) int64 {
-	return int64(n.table.NeedBytes(len(m.Key), len(m.Value)) + uint64(aheadSegments*n.table.SegmentBytes()))
+	return int64(n.table.NeedBytes(len(m.Key), len(m.Value)) + uint64((aheadSegments+2*n.peerCount())*n.table.SegmentBytes()))
 }
 
+// hasMemoryFor reports whether there is memory for what m may store. A delete takes some only where its key is not stored: then it is the
+// tombstone's.
 func (n *Node) hasMemoryFor(m *Message) bool {
-	if !storesValue(m) {
+	if m.Kind != INV && m.Kind != ENTRY || m.Bits&BitFlush != 0 {
 		return true
 	}
 	need := n.needFor(m)
 	if m.Kind == ENTRY { // it comes without credit: what is promised to others is not for it
 		need += n.credit.promised.Load()
 	}
-	return int64(n.table.FreeBytes()) >= need
+	return int64(n.table.FreeBytes()) >= need || n.deletesStored(m)
 }
 
 // deliver hands a message to its lane.
@@ -121,9 +123,9 @@ func (n *Node) deliver(m *Message, pass *pass) {
 		}
 	}
 	nl.lock()
-	nl.store.refuse = m.Kind == NACK && len(m.Value) > 0 && spare == 0
+	nl.lane.refuse = m.Kind == NACK && len(m.Value) > 0 && spare == 0
 	nl.lane.Receive(m)
-	nl.store.refuse = false
+	nl.lane.refuse = false
 	nl.unlock(pass)
 	switch m.Kind {
 	case INV:
@@ -167,19 +169,4 @@ func (n *Node) unstallAll(pass *pass) {
 	for set := n.membership.peers.Load(); set != 0; set &= set - 1 {
 		n.unstall(lowest(set), pass)
 	}
-}
-
-// nodeItems is the lane's part of the table, for its engine.
-type nodeItems struct {
-	*table.Lane
-	refuse bool // the next value: there is no memory for it
-}
-
-// Put refuses the value of a NACK that there is no memory for. The engine can do without it.
-func (i *nodeItems) Put(hash uint64, key []byte, it *table.Item, value []byte) error {
-	if i.refuse && it.State&table.Tombstone == 0 {
-		i.refuse = false
-		return table.ErrNoMemory
-	}
-	return i.Lane.Put(hash, key, it, value)
 }

@@ -273,7 +273,7 @@ func (l *Lane) validate(hash uint64, key []byte, it *table.Item) {
 		l.mustUpdate(it)
 		return
 	}
-	if l.stable() >= it.TS.Version() && !l.keepsAll() {
+	if l.stable() >= it.TS.Version() && !(l.incomplete() && l.join.asked) {
 		l.items.Remove(it)
 		l.drop(it.TS)
 		return
