@@ -19,6 +19,9 @@ type RecordConfig struct {
 	// Clients run at the same time, at least one for each server. Keys are few, so that they conflict.
 	Clients int
 	Keys    []string
+	// Readers are further clients, dealt out to the servers in turn, that only get: an update that waits does not keep them from noticing what a
+	// replica answers meanwhile.
+	Readers int
 	// Pipeline is the most requests that a client has under way at once: each batch has 1 to Pipeline, on different keys.
 	Pipeline int
 	// Operations bounds what all clients together ask for, and Duration, unless 0, the time.
@@ -55,11 +58,11 @@ func Record(ctx context.Context, cfg RecordConfig, h *history.History) error {
 	ctx, fail := context.WithCancelCause(ctx)
 	defer fail(nil)
 	var clients sync.WaitGroup
-	for i := range cfg.Clients {
-		r := &recorder{cfg: &cfg, h: h, client: i, server: cfg.Servers[i%len(cfg.Servers)],
+	for i := range cfg.Clients + cfg.Readers {
+		r := &recorder{reads: i >= cfg.Clients, cfg: &cfg, h: h, client: i, server: cfg.Servers[i%len(cfg.Servers)],
 			workload: history.NewWorkload(i, cfg.Seed, cfg.Keys), random: rand.New(rand.NewPCG(cfg.Seed, ^uint64(i)))}
 		r.workload.FlushWeight = cfg.FlushWeight
-		r.left = cfg.Operations / cfg.Clients
+		r.left = cfg.Operations / (cfg.Clients + cfg.Readers)
 		clients.Go(func() {
 			if err := r.run(ctx); err != nil {
 				fail(err)
@@ -82,6 +85,7 @@ type recorder struct {
 	workload *history.Workload
 	random   *rand.Rand
 	left     int
+	reads    bool // nothing else
 	conn     *Client
 }
 
@@ -144,7 +148,12 @@ func (r *recorder) draw() []history.Input {
 	var ins []history.Input
 	keys := make(map[string]bool)
 	for n := 1 + r.random.IntN(r.cfg.Pipeline); len(ins) < n && r.left > 0; {
-		in := r.workload.Next()
+		in := history.Input{Kind: history.Get}
+		if r.reads {
+			in.Key = r.cfg.Keys[r.random.IntN(len(r.cfg.Keys))]
+		} else {
+			in = r.workload.Next()
+		}
 		r.left--
 		if in.Kind == history.Flush {
 			if len(ins) == 0 {

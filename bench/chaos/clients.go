@@ -28,7 +28,7 @@ func recordConfig(servers []string, episode int, seed uint64) bench.RecordConfig
 	for i := range keys {
 		keys[i] = fmt.Sprintf("e%d:%d", episode, i)
 	}
-	return bench.RecordConfig{Servers: servers, Clients: clientsEach * len(servers), Keys: keys, Pipeline: 1, Operations: 1 << 40,
+	return bench.RecordConfig{Servers: servers, Clients: clientsEach * len(servers), Readers: len(servers), Keys: keys, Pipeline: 1, Operations: 1 << 40,
 		Wait: clientWait, Pace: clientPace, AfterTrouble: afterTrouble, Seed: seed + uint64(episode)}
 }
 

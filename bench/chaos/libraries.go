@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 
@@ -23,6 +24,7 @@ import (
 // share grows. After an operation without an answer it goes on with a new key.
 type Libraries struct {
 	stops []func() (string, error)
+	wrong atomic.Pointer[error] // the first wrong answer that gomemcache had
 }
 
 const (
@@ -38,7 +40,8 @@ func startLibraries(ctx context.Context, servers []string, python, script string
 	if err := setup.Set(&memcache.Item{Key: sharedKey, Value: []byte("0")}); err != nil {
 		return nil, fmt.Errorf("%s: set %s: %w", servers[0], sharedKey, err)
 	}
-	l := &Libraries{stops: []func() (string, error){startGomemcache(ctx, servers)}}
+	l := new(Libraries)
+	l.stops = append(l.stops, l.startGomemcache(ctx, servers))
 	if python != "" {
 		stop, err := startPymemcache(servers, python, script)
 		if err != nil {
@@ -48,6 +51,14 @@ func startLibraries(ctx context.Context, servers []string, python, script string
 		l.stops = append(l.stops, stop)
 	}
 	return l, nil
+}
+
+// Wrong is a wrong answer that they have had so far. (What pymemcache has had is known when it stops.)
+func (l *Libraries) Wrong() error {
+	if err := l.wrong.Load(); err != nil {
+		return *err
+	}
+	return nil
 }
 
 // Stop ends them. What they did is written to w; the error is what they were answered wrongly.
@@ -62,14 +73,18 @@ func (l *Libraries) Stop(w io.Writer) error {
 }
 
 // startGomemcache runs a worker for each server.
-func startGomemcache(ctx context.Context, servers []string) (stop func() (string, error)) {
+func (l *Libraries) startGomemcache(ctx context.Context, servers []string) (stop func() (string, error)) {
 	ctx, cancel := context.WithCancel(ctx)
 	workers := make([]*gomemcacheWorker, len(servers))
 	var running sync.WaitGroup
 	for i := range servers {
 		w := &gomemcacheWorker{name: fmt.Sprintf("lib:go:%d", i), own: newGomemcache(servers[i]), next: newGomemcache(servers[(i+1)%len(servers)])}
 		workers[i] = w
-		running.Go(func() { w.run(ctx) })
+		running.Go(func() {
+			if w.run(ctx); w.wrong != nil {
+				l.wrong.CompareAndSwap(nil, &w.wrong)
+			}
+		})
 	}
 	return func() (string, error) {
 		cancel()

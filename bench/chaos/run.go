@@ -79,7 +79,9 @@ type round struct {
 	schedule *Schedule
 	random   *rand.Rand
 	kept     Kept
-	begun    time.Time
+
+	libraries *Libraries
+	begun     time.Time
 }
 
 // round starts a group and breaks it for a time.
@@ -101,7 +103,7 @@ func (c *chaos) round(ctx context.Context, n int, shape Shape, lasts time.Durati
 		return err
 	}
 	fmt.Printf("\nround %d: group %v serves, for %v\n", n+1, shape, lasts.Round(time.Second))
-	libraries, err := startLibraries(ctx, r.group.servers(), c.python, c.script)
+	r.libraries, err = startLibraries(ctx, r.group.servers(), c.python, c.script)
 	if err != nil {
 		return err
 	}
@@ -111,7 +113,7 @@ func (c *chaos) round(ctx context.Context, n int, shape Shape, lasts time.Durati
 	if err == nil {
 		err = r.agree(ctx)
 	}
-	err = errors.Join(err, libraries.Stop(os.Stdout))
+	err = errors.Join(err, r.libraries.Stop(os.Stdout))
 	if err == nil && ctx.Err() == nil {
 		err = r.group.stop()
 	}
@@ -142,7 +144,7 @@ func (r *round) episode(ctx context.Context) error {
 	to := probes.Now()
 	_ = pause(ctx, afterHealing)
 	stopProbes()
-	err = errors.Join(err, stopRecording(), probes.Wrong(), r.group.fallen())
+	err = errors.Join(err, stopRecording(), probes.Wrong(), r.libraries.Wrong(), r.group.fallen())
 	stalls := stallsOf(probes, func(i int) bool { return slices.Contains(e.Victims(), i+1) }, from, to)
 	stalls.Healing = to - healed
 	c := count(h)
