@@ -173,13 +173,13 @@ func TestReplicaIsAddedRemovedAndReplaced(t *testing.T) {
 	c.start(1, 2, 3)
 	c.serve(1, 2, 3)
 	ctx := testContext(t)
+	client := c.client(c.follower())
 
 	c.place(t, 4, false)
 	c.start(4)
 	c.until("replica 4 is told that it must be added", func() bool {
 		return strings.Contains(c.servers[4].driver.Why(), "hermesd group add 4="+c.address(4))
 	})
-	client := c.client(c.follower())
 	if err := client.Add(ctx, 4, c.address(4), false); err != nil {
 		t.Fatal(err)
 	}
