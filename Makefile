@@ -3,7 +3,7 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build test race vet fuzz clients bench-peer bench-group memory explore-full soak mutate local tla tla-full ci
+.PHONY: build test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-full ci
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
@@ -32,13 +32,22 @@ soak: ## groups simulated from new seeds for SOAKTIME; a seed that fails is prin
 
 MUTATESEEDS ?= 6000
 mutate: ## every broken world and engine of the simulation, until a seed catches it, also the ones that do harm rarely: some minutes
-	$(GO) test ./replication -run TestSimulationCatches -v -timeout 0 -sim.mutate=$(MUTATESEEDS)
+	$(GO) test ./replication -run 'TestSimulationCatches|TestRules$$' -v -timeout 0 -sim.mutate=$(MUTATESEEDS)
 
 local: build ## a group of three on 11211, 11212, 11213
 	bin/hermesd local --replicas 3 --port 11211
 
 clients: build ## memcached clients that nobody here wrote, against one replica and against three (installs them)
 	bench/clients/against-hermesd bin/hermesd
+
+CHAOSTIME ?= 20m
+CHAOSSEED ?= 0
+chaos: build ## groups in network namespaces, broken in every way for CHAOSTIME, under clients whose answers are judged (root, ip, nft)
+	$(GO) build -o bin/chaos ./bench/chaos
+	bin/chaos -hermesd bin/hermesd -time $(CHAOSTIME) -seed $(CHAOSSEED) -python "$$(bench/clients/pymemcache-venv)" $(CHAOSFLAGS)
+
+failover: build ## what clients notice of a replica's death and return, and what idle replicas cost; wants a machine that is idle
+	bin/hermesd bench failover $(BENCHFLAGS)
 
 bench-peer: build ## CPU per operation and throughput against PEER, in turn, as ratios
 	bin/hermesd bench peer --hermesd bin/hermesd --peer $(PEER) $(BENCHFLAGS)

@@ -162,7 +162,7 @@ func (cfg *FailoverConfig) measure(ctx context.Context, replicas int, timing str
 	}
 	var outcomes [2][]killOutcome // of followers, of leaders
 	for k := range cfg.Kills {
-		leader, err := g.leader(ctx, -1)
+		leader, err := g.leader(ctx)
 		if err != nil {
 			return err
 		}
@@ -280,7 +280,7 @@ func (g *group) idle(ctx context.Context, seconds float64) (row IdleRow, err err
 	if err := sleep(ctx, time.Second); err != nil { // the end of the start
 		return row, err
 	}
-	leader, err := g.leader(ctx, -1)
+	leader, err := g.leader(ctx)
 	if err != nil {
 		return row, err
 	}
@@ -344,6 +344,23 @@ func (r *FailoverReport) Slow() error {
 // WriteText writes the report as tables.
 func (r *FailoverReport) WriteText(w io.Writer) error {
 	fmt.Fprintf(w, "-t %d for each replica, all on this machine; load average before: %s, after: %s\n\n", r.Config.Threads, r.LoadBefore, r.LoadAfter)
+	if len(r.Rows) > 0 {
+		if err := r.writeKills(w); err != nil {
+			return err
+		}
+	}
+	if len(r.Idle) > 0 {
+		if err := r.writeIdle(w); err != nil {
+			return err
+		}
+	}
+	if r.Copy != nil {
+		return r.Copy.writeText(w)
+	}
+	return nil
+}
+
+func (r *FailoverReport) writeKills(w io.Writer) error {
 	fmt.Fprint(w, "Replica killed: longest wait for an answer at the other replicas, in ms, median / longest of the kills.\n")
 	fmt.Fprint(w, "\"before\" is the longest wait for a write in the second before the kill.\n\n")
 	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
@@ -356,25 +373,18 @@ func (r *FailoverReport) WriteText(w io.Writer) error {
 		}
 		fmt.Fprintf(tw, "%d\t%s\t%s\t%d\t%v\t%v\t%v\t%v\t%v\t\n", row.Replicas, row.Timing, killed, row.Kills, row.Writes, row.ReadsInFlight, row.Reads, row.Quiet, row.Return)
 	}
-	if err := tw.Flush(); err != nil {
-		return err
+	return tw.Flush()
+}
+
+func (r *FailoverReport) writeIdle(w io.Writer) error {
+	fmt.Fprintf(w, "\nIdle for %v s: processor time of a replica, in %% of a processor.\n\n", r.Config.Idle)
+	tw := tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
+	fmt.Fprint(tw, "replicas\ttiming\tleader\tothers\t\n")
+	for i := range r.Idle {
+		row := &r.Idle[i]
+		fmt.Fprintf(tw, "%d\t%s\t%.2f\t%.2f to %.2f\t\n", row.Replicas, row.Timing, 100*row.Leader, 100*slices.Min(row.Others), 100*slices.Max(row.Others))
 	}
-	if len(r.Idle) > 0 {
-		fmt.Fprintf(w, "\nIdle for %v s: processor time of a replica, in %% of a processor.\n\n", r.Config.Idle)
-		tw = tabwriter.NewWriter(w, 0, 8, 2, ' ', tabwriter.AlignRight)
-		fmt.Fprint(tw, "replicas\ttiming\tleader\tothers\t\n")
-		for i := range r.Idle {
-			row := &r.Idle[i]
-			fmt.Fprintf(tw, "%d\t%s\t%.2f\t%.2f to %.2f\t\n", row.Replicas, row.Timing, 100*row.Leader, 100*slices.Min(row.Others), 100*slices.Max(row.Others))
-		}
-		if err := tw.Flush(); err != nil {
-			return err
-		}
-	}
-	if r.Copy != nil {
-		return r.Copy.writeText(w)
-	}
-	return nil
+	return tw.Flush()
 }
 
 // WriteJSON writes the report as one JSON object, indented.

@@ -44,6 +44,7 @@ wait for an answer meanwhile, against before.`,
 			defer cancel()
 			report, err := Failover(ctx, cfg, cmd.ErrOrStderr())
 			if err != nil {
+				_ = report.WriteText(cmd.OutOrStdout()) // what was measured before it went wrong
 				return err
 			}
 			if jsonFile != "" {

@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"net"
 	"os"
 	"os/exec"
@@ -163,25 +164,32 @@ func (g *group) restart(ctx context.Context, i int) error {
 	return err
 }
 
-// leader is the replica, counted from 0, that leads the control plane, asked at another one than not (-1: any).
-func (g *group) leader(ctx context.Context, not int) (int, error) {
-	err := errors.New("no replica to ask")
-	for i, addr := range g.replication {
-		if i == not {
-			continue
+// leader is the replica, counted from 0, that leads the control plane. It waits until there is one.
+func (g *group) leader(ctx context.Context) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, startLimit)
+	defer cancel()
+	for {
+		var errs []error
+		for _, addr := range g.replication {
+			status, err := groupStatus(ctx, addr)
+			if err == nil && status.Leader != 0 {
+				return int(status.Leader) - 1, nil
+			}
+			errs = append(errs, err)
 		}
-		var c *views.Client
-		if c, err = views.Dial(ctx, addr); err != nil {
-			continue
-		}
-		var status views.GroupStatus
-		status, err = c.Status(ctx)
-		c.Close()
-		if err == nil && status.Leader != 0 {
-			return int(status.Leader) - 1, nil
+		if sleep(ctx, 10*time.Millisecond) != nil {
+			return 0, fmt.Errorf("nobody leads the group: %w", errors.Join(errs...))
 		}
 	}
-	return 0, fmt.Errorf("nobody leads the group: %w", err)
+}
+
+func groupStatus(ctx context.Context, addr string) (views.GroupStatus, error) {
+	c, err := views.Dial(ctx, addr)
+	if err != nil {
+		return views.GroupStatus{}, err
+	}
+	defer c.Close()
+	return c.Status(ctx)
 }
 
 // stop ends all replicas at once, as one that waits for the others would take longer.
@@ -295,7 +303,12 @@ func loadWithoutFailures(ctx context.Context, load LoadConfig, into *LoadReport)
 		err = ctx.Err()
 	}
 	if err == nil && report.Trouble() > 0 {
-		err = fmt.Errorf("%d operations went wrong: %v", report.Trouble(), report.Errors)
+		errs := map[string]uint64{}
+		maps.Copy(errs, report.Errors)
+		if report.Prefill != nil {
+			maps.Copy(errs, report.Prefill.Errors)
+		}
+		err = fmt.Errorf("%d operations went wrong: %v", report.Trouble(), errs)
 	}
 	if into != nil {
 		*into = report

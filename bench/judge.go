@@ -1,6 +1,7 @@
 package bench
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -25,6 +26,9 @@ type RecordConfig struct {
 	Duration   time.Duration
 	// Wait bounds connecting and the wait for the answers of a batch.
 	Wait time.Duration
+	// Pace is between the batches of a client, and AfterTrouble (0: 50 ms) instead of it after an error or SERVER_ERROR: updates without an answer
+	// make the history harder to judge.
+	Pace, AfterTrouble time.Duration
 	// FlushWeight is the weight of flush_all: see history.Workload.
 	FlushWeight int
 	Seed        uint64
@@ -32,8 +36,7 @@ type RecordConfig struct {
 	Trouble func(client int, err error)
 }
 
-// pauseAfterTrouble keeps a client from asking a server that is down, or refuses, thousands of times: every update without an answer
-// makes the history harder to judge.
+// pauseAfterTrouble keeps a client from asking a server that is down, or refuses, thousands of times.
 const pauseAfterTrouble = 50 * time.Millisecond
 
 // Record runs clients and records what they ask and are answered. It returns when the operations are done, the time is up, or
@@ -100,10 +103,14 @@ func (r *recorder) run(ctx context.Context) error {
 			r.conn.Close()
 			r.conn = nil
 		}
+		wait := r.cfg.Pace
 		if err != nil || refused {
+			wait = cmp.Or(r.cfg.AfterTrouble, pauseAfterTrouble)
+		}
+		if wait > 0 {
 			select {
 			case <-ctx.Done():
-			case <-time.After(pauseAfterTrouble):
+			case <-time.After(wait):
 			}
 		}
 	}

@@ -266,7 +266,7 @@ type holding struct {
 	sum     uint64
 }
 
-// dump is all that a replica holds.
+// dump is all that a replica holds, but for what has expired: that is deleted some time or other, perhaps between two dumps.
 func dump(n *Node) map[string]holding {
 	held := make(map[string]holding)
 	sums := crc64.MakeTable(crc64.ECMA)
@@ -275,6 +275,9 @@ func dump(n *Node) map[string]holding {
 		nl := &n.lanes[i]
 		nl.lock()
 		nl.items.Each(func(key []byte, it *table.Item) bool {
+			if it.Expired(uint32(time.Now().Unix())) {
+				return true
+			}
 			value = nl.items.AppendValue(value[:0], it)
 			held[string(key)] = holding{it.TS, it.State, it.Flags, it.Exptime, it.CAS, len(value), crc64.Checksum(value, sums)}
 			return true

@@ -38,9 +38,9 @@ func (e *explorer) account(w *world) string {
 				return fmt.Sprintf("not linearizable: no order of what has been asked explains the answers given in this step; before it:\n%v", e.judges[k].sets[w.ways[k]])
 			}
 		}
-		for _, r := range w.replicas {
+		for i, r := range w.replicas {
 			it, value, st := r.peek(key)
-			if st == keyInvalid {
+			if st == keyInvalid || !e.mayServe(w, i) {
 				continue
 			}
 			present := st == keyValid && !it.Expired(exploredNow)
@@ -111,7 +111,11 @@ func (e *explorer) durable(w *world, op *Op) string {
 	default:
 		return ""
 	}
-	for _, r := range w.replicas {
+	by := slices.IndexFunc(w.replicas, func(r *replica) bool { return slices.Contains(r.done, op) })
+	for i, r := range w.replicas {
+		if l := w.replicas[by].lane; i != by && l.members[r.self.Number] != r.self || w.dead(i) {
+			continue // not in the view in which it is complete
+		}
 		it, _, _ := r.peek(string(op.Key))
 		l := r.lane
 		known := !it.TS.Less(op.ts) || !l.floor.ts.Less(op.ts) || l.dropped.Version() >= op.ts.Version()
@@ -133,12 +137,15 @@ func (e *explorer) invariants(before, w *world) string {
 		if wrong := r.sound(e.keys); wrong != "" {
 			return name + ": " + wrong
 		}
+		if e.joins && r.lane.dropped.Version() > r.lane.stable() && old.lane.dropped.Less(r.lane.dropped) {
+			return fmt.Sprintf("%s: a tombstone of version %d is dropped, but stable is %d", name, r.lane.dropped.Version(), r.lane.stable())
+		}
 		if wrong := rises(old, r, e.keys); wrong != "" {
 			return name + ": " + wrong
 		}
 	}
 	for _, key := range e.keys {
-		if wrong := w.agree(key); wrong != "" {
+		if wrong := e.agree(w, key); wrong != "" {
 			return wrong
 		}
 	}
@@ -147,14 +154,14 @@ func (e *explorer) invariants(before, w *world) string {
 
 // agree checks that all replicas at which the key can be read hold the same: anything else would let two reads, one after the
 // other, go back in time.
-func (w *world) agree(key string) string {
+func (e *explorer) agree(w *world, key string) string {
 	var first *replica
 	var firstItem table.Item
 	var firstValue string
 	var firstState keyState
-	for _, r := range w.replicas {
+	for i, r := range w.replicas {
 		it, value, st := r.peek(key)
-		if st == keyInvalid {
+		if st == keyInvalid || !e.mayServe(w, i) && !(r.lane.catching && st == keyValid) {
 			continue
 		}
 		if st == keyTombstone {
@@ -176,7 +183,7 @@ func (w *world) agree(key string) string {
 // rises checks that nothing that must not fall has fallen between two states of a replica.
 func rises(old, r *replica, keys []string) string {
 	a, b := old.lane, r.lane
-	if b.clock < a.clock || b.dropped.Less(a.dropped) || b.floor.ts.Less(a.floor.ts) || b.stable() < a.stable() {
+	if b.clock < a.clock || b.dropped.Less(a.dropped) || b.floor.ts.Less(a.floor.ts) || b.stable() < a.stable() && a.peers|b.peers == a.peers {
 		return fmt.Sprintf("the clock (%d, now %d), D (%s, now %s), F (%s, now %s) or stable (%d, now %d) has fallen", a.clock, b.clock, showTS(a.dropped),
 			showTS(b.dropped), showTS(a.floor.ts), showTS(b.floor.ts), a.stable(), b.stable())
 	}
@@ -203,7 +210,7 @@ func (r *replica) governing(key string) table.Timestamp {
 // sound checks what must hold within one replica in every state.
 func (r *replica) sound(keys []string) string {
 	l := r.lane
-	if l.dropped.Version() > l.stable() {
+	if l.dropped.Version() > l.stable() && l.epoch == 1 { // a later view may have members that have not been heard yet
 		return fmt.Sprintf("a tombstone of version %d is dropped, but stable is %d", l.dropped.Version(), l.stable())
 	}
 	if wrong := l.consistent(); wrong != "" {
@@ -214,7 +221,7 @@ func (r *replica) sound(keys []string) string {
 			continue
 		}
 		// A read-modify-write is in flight exactly as long as its key is at it: it is outranked at once by anything newer.
-		if it, _, st := r.peek(string(op.Key)); op.isRMW() && (st != keyInvalid || it.TS != op.ts || it.Finisher != l.self) {
+		if it, _, st := r.peek(string(op.Key)); op.isRMW() && !op.replay && (st != keyInvalid || it.TS != op.ts || it.Finisher != l.self) {
 			return fmt.Sprintf("operation %d is in flight at %s, but its key is at %s", op.Tag, showTS(op.ts), showTS(it.TS))
 		}
 	}
@@ -288,7 +295,7 @@ func (l *Lane) finishes(ts table.Timestamp) bool {
 // isEnd reports whether nothing but ticks and breaks can happen any more.
 func isEnd(as []action) bool {
 	for _, a := range as {
-		if a.what != doTick && a.what != doDown {
+		if a.what != doTick && a.what != doDown && a.what != doCrash {
 			return false
 		}
 	}
@@ -298,7 +305,7 @@ func isEnd(as []action) bool {
 // atRest checks a state in which nothing is under way: after some ticks everything is answered and nothing is kept for
 // later, and all replicas can read all keys and agree.
 func (e *explorer) atRest(w *world, as []action) (wrong string) {
-	if !isEnd(as) || slices.Contains(w.ends, endDown) {
+	if !isEnd(as) || e.anyDown(w) {
 		return ""
 	}
 	defer func() {
@@ -312,17 +319,20 @@ func (e *explorer) atRest(w *world, as []action) (wrong string) {
 			return wrong
 		}
 		for _, r := range c.replicas {
+			if c.without(r) {
+				continue
+			}
 			if wrong := r.sound(e.keys); !e.clientsOnly && wrong != "" {
 				return wrong
 			}
 		}
 		return ""
 	}
-	if wrong := c.settle(check); wrong != "" {
+	if wrong := e.settle(c, check); wrong != "" {
 		return "at the end: " + wrong
 	}
-	if c.open&^c.late != 0 {
-		return fmt.Sprintf("at the end: requests %06b are not answered", c.open&^c.late)
+	if left := c.open &^ c.late &^ e.lost(c); left != 0 {
+		return fmt.Sprintf("at the end: requests %06b are not answered", left)
 	}
 	return e.readAll(c)
 }
@@ -330,17 +340,26 @@ func (e *explorer) atRest(w *world, as []action) (wrong string) {
 // readAll reads every key at every replica, and checks that nothing is left over.
 func (e *explorer) readAll(c *world) string {
 	for _, key := range e.keys {
+		var first *Op
 		for i, r := range c.replicas {
+			if c.without(r) {
+				continue
+			}
 			get := request{at: i, kind: OpGet, key: key}
 			r.submit(&get, 0, 0)
 			c.collect(i)
 		}
-		if wrong := c.settle(func(*world) string { return "" }); wrong != "" {
+		if wrong := e.settle(c, func(*world) string { return "" }); wrong != "" {
 			return "reading at the end: " + wrong
 		}
 		for i, r := range c.replicas {
-			if len(r.done) != 1 || r.done[0].Result.Status != c.replicas[0].done[0].Result.Status ||
-				string(r.done[0].Result.Value) != string(c.replicas[0].done[0].Result.Value) {
+			if c.without(r) {
+				continue
+			}
+			if len(r.done) == 1 && first == nil {
+				first = r.done[0]
+			}
+			if len(r.done) != 1 || r.done[0].Result.Status != first.Result.Status || string(r.done[0].Result.Value) != string(first.Result.Value) {
 				return fmt.Sprintf("at the end a get of %s at %s has %d answers, or another than at a", key, memberName(uint8(i+1)), len(r.done))
 			}
 		}
@@ -351,6 +370,9 @@ func (e *explorer) readAll(c *world) string {
 	for i, r := range c.replicas {
 		if e.clientsOnly {
 			break
+		}
+		if c.without(r) {
+			continue
 		}
 		if !r.lane.Idle() {
 			return fmt.Sprintf("at the end %s is not idle: %d in flight, %d waiting, %d tombstones", memberName(uint8(i+1)), r.lane.flight.count,

@@ -26,6 +26,9 @@ type family struct {
 	ticks    int
 	lates    int
 	full     bool
+	crash    []int // replicas that may crash, one in each configuration; the others enter a view without it
+	expelled bool  // they are removed, and live on
+	joins    bool  // the last replica joins
 	// One in every configurations is explored by a plain go test, one in short with -short; 0: none. They must have no factor in common
 	// with twice the number of kinds, or some kinds would never meet.
 	every, short int
@@ -103,6 +106,22 @@ var families = []family{
 		before: []prologue{nothing, stored, deleted}, every: 47},
 	{name: "three replicas, three requests, a break", replicas: 3, kinds: coreKinds, requests: 3, breaks: 1,
 		before: []prologue{nothing, stored}},
+	{name: "two replicas, two requests, a crash", replicas: 2, kinds: mostKinds, requests: 2, crash: []int{1, 2}, ticks: 1,
+		before: []prologue{nothing, stored, deleted}, every: 1, short: 13},
+	{name: "three replicas, a request of every kind, a crash, two ticks", replicas: 3, kinds: everyKind, requests: 1, crash: []int{1, 2}, ticks: 2,
+		before: []prologue{nothing, stored, deleted}, every: 1, short: 13},
+	{name: "three replicas, two requests, a crash, a tick", replicas: 3, kinds: coreKinds, requests: 2, crash: []int{1, 2, 3}, ticks: 1,
+		before: []prologue{nothing, stored, deleted}, every: 17},
+	{name: "three replicas, two requests, a removal", replicas: 3, kinds: coreKinds, requests: 2, crash: []int{1, 2, 3}, expelled: true,
+		before: []prologue{nothing, stored, deleted}, every: 17},
+	{name: "three replicas, two requests, a crash, a break", replicas: 3, kinds: of("set incr delete"), requests: 2, crash: []int{1, 2, 3}, breaks: 1,
+		before: []prologue{stored}},
+	{name: "three replicas, three requests, a crash", replicas: 3, kinds: of("set incr delete"), requests: 3, crash: []int{1, 2, 3},
+		before: []prologue{stored}},
+	{name: "a replica joins one", replicas: 2, kinds: mostKinds, requests: 2, joins: true, ticks: 1,
+		before: []prologue{nothing, stored, deleted}, every: 1, short: 13},
+	{name: "a replica joins two", replicas: 3, kinds: coreKinds, requests: 2, joins: true,
+		before: []prologue{nothing, stored, deleted}, every: 67},
 	{name: "three replicas, two keys in a lane", replicas: 3, kinds: of("set add delete delete:j flush"), requests: 2, breaks: 1, ticks: 1,
 		before: []prologue{beside, both}},
 }
@@ -110,8 +129,11 @@ var families = []family{
 // configurations returns the family's explorations, without those that are the same but for the names of the replicas.
 func (f *family) configurations() (all []*exploration) {
 	for _, p := range f.before {
-		for _, requests := range placements(f.kinds, f.requests, f.replicas) {
-			all = append(all, &exploration{replicas: f.replicas, prologue: p.requests, requests: requests, breaks: f.breaks, ticks: f.ticks, lates: f.lates, full: f.full})
+		for _, requests := range placements(f.kinds, f.requests, f.replicas-b2i(f.joins)) {
+			for _, crash := range append([]int{0}[:b2i(f.crash == nil)], f.crash...) {
+				all = append(all, &exploration{replicas: f.replicas, prologue: p.requests, requests: requests, breaks: f.breaks, ticks: f.ticks, lates: f.lates,
+					full: f.full, crash: crash, expelled: f.expelled, joins: f.joins})
+			}
 		}
 	}
 	return all

@@ -66,6 +66,12 @@ func (e *explorer) show(w *world, a action) string {
 		return fmt.Sprintf("down %c (with %c)", names[0], names[1])
 	case doUp:
 		return fmt.Sprintf("up %c (with %c)", names[0], names[1])
+	case doCrash:
+		return fmt.Sprintf("gone %c", names[0])
+	case doEnter:
+		return fmt.Sprintf("enter %c", names[0])
+	case doFetch:
+		return fmt.Sprintf("fetch %c from %c", names[0], names[1])
 	case doRoom:
 		return fmt.Sprintf("room %c", names[0])
 	case doLate:

@@ -25,6 +25,13 @@ type exploration struct {
 	clientsOnly bool      // only what clients can see is checked
 	full        bool      // there is no room for any item until, at any point and one by one, each replica finds some
 	limit       int       // states; 0: none
+
+	// One view change. crash names a replica (1 is a) that ends at any point, or that the others only believe to have ended (expelled), and that the next view is
+	// without; joins says that the last replica begins with an empty memory, as a joiner in the next view, and catches up. Each replica enters
+	// the view at any point.
+	crash    int
+	expelled bool
+	joins    bool
 }
 
 // name says what is explored, on one line.
@@ -42,6 +49,12 @@ func (x *exploration) name() string {
 	name := fmt.Sprintf("%d replicas, %d breaks, %d ticks: %s", x.replicas, x.breaks, x.ticks, strings.Join(s, " "))
 	if x.lates > 0 {
 		name = fmt.Sprintf("%d lates, %s", x.lates, name)
+	}
+	if x.joins {
+		name = "the last one joins, " + name
+	}
+	if x.crash > 0 {
+		name = map[bool]string{false: "a crash of ", true: "a removal of "}[x.expelled] + memberName(uint8(x.crash)) + ", " + name
 	}
 	if x.full {
 		name = "full, " + name
@@ -81,6 +94,8 @@ type world struct {
 	breaks    int8
 	ticks     int8
 	lates     int8
+	gone      uint8   // the number of the replica that is not in the second view
+	ended     uint8   // the number of the one that has crashed
 	ways      []int32 // by key: the number of a set of ways
 }
 
@@ -101,6 +116,9 @@ const (
 	doTick                // at a
 	doRoom                // a finds room
 	doLate                // a's operations are late
+	doCrash               // a is gone
+	doEnter               // a enters the second view
+	doFetch               // a, which catches up, asks b
 )
 
 // exploredNow is every replica's clock, in Unix seconds.
@@ -113,12 +131,15 @@ const noUnique = 1 << 40
 func (x *exploration) start() (*explorer, *world) {
 	e := &explorer{exploration: x, keys: keysOf(x.requests)}
 	n := x.replicas
-	w := &world{replicas: newReplicas(n, eager), links: make([][]*Message, n*n), digests: make([]uint64, n*n), ends: make([]endState, n*n),
+	w := &world{replicas: x.replicasAtFirst(), links: make([][]*Message, n*n), digests: make([]uint64, n*n), ends: make([]endState, n*n),
 		breaks: int8(x.breaks), ticks: int8(x.ticks), lates: int8(x.lates)}
 	for i, r := range w.replicas {
 		for j, peer := range w.replicas {
 			if i != j {
-				r.lane.PeerUp(peer.self)
+				r.lane.PeerUp(peer.self) // of its view, if that lists it
+			}
+			if x.joins && i != j && (i == n-1 || j == n-1) {
+				w.ends[i*n+j] = endDown
 			}
 		}
 		w.collect(i)
@@ -136,7 +157,7 @@ func (x *exploration) start() (*explorer, *world) {
 		if it, value, st := w.replicas[0].peek(key); st == keyValid && !it.Expired(exploredNow) {
 			c.present, c.value, unique = true, value, it.CAS
 		}
-		j := newJudge(key, x.requests, x.lates == 0)
+		j := newJudge(key, x.requests, x.lates == 0 && x.crash == 0)
 		e.judges, e.uniques = append(e.judges, j), append(e.uniques, unique)
 		w.ways = append(w.ways, j.number(ways{{now: c}}))
 	}
@@ -200,22 +221,25 @@ func (e *explorer) actions(w *world, as []action) []action {
 	var met uint8
 	for i := range e.requests {
 		at := uint8(1) << e.requests[i].at
-		if w.submitted&(1<<i) == 0 && met&at == 0 {
+		if w.submitted&(1<<i) == 0 && met&at == 0 && e.mayServe(w, e.requests[i].at) {
 			as = append(as, action{what: doSubmit, a: uint8(i)})
 			met |= at
 		}
 	}
 	for i := range n {
 		for j := range n {
-			if i == j {
+			if i == j || w.dead(i) && len(w.links[i*n+j]) == 0 || w.dead(j) {
 				continue
 			}
 			mine, theirs := w.ends[i*n+j], w.ends[j*n+i]
-			if len(w.links[i*n+j]) > 0 && theirs != endDown {
+			if ms := w.links[i*n+j]; len(ms) > 0 && theirs != endDown && ms[0].Epoch <= w.replicas[j].lane.epoch {
 				as = append(as, action{what: doDeliver, a: uint8(i), b: uint8(j)})
 				for nth := 1; e.unordered && nth < len(w.links[i*n+j]); nth++ {
 					as = append(as, action{what: doDeliver, a: uint8(i), b: uint8(j), nth: uint8(nth)})
 				}
+			}
+			if w.dead(i) || !e.listed(w, i, j) {
+				continue
 			}
 			if mine == endUp && (theirs == endDown || theirs == endUp && w.breaks > 0) || mine == endNew && theirs == endDown && w.breaks > 0 {
 				as = append(as, action{what: doDown, a: uint8(i), b: uint8(j)})
@@ -224,6 +248,10 @@ func (e *explorer) actions(w *world, as []action) []action {
 				as = append(as, action{what: doUp, a: uint8(i), b: uint8(j)})
 			}
 		}
+		if w.dead(i) {
+			continue
+		}
+		as = e.viewActions(w, i, as)
 		if w.ticks > 0 && !w.replicas[i].lane.Idle() {
 			as = append(as, action{what: doTick, a: uint8(i)})
 		}
@@ -278,6 +306,12 @@ func (e *explorer) step(w *world, a action) *world {
 		e.touch(&c, at).lane.Tick()
 	case doRoom:
 		e.touch(&c, at).room()
+	case doCrash:
+		e.crashNow(&c, at)
+	case doEnter:
+		e.enter(&c, at, 2)
+	case doFetch:
+		e.touch(&c, at).lane.Fetch(a.b+1, 1)
 	case doLate:
 		c.lates--
 		e.touch(&c, at).expire()
@@ -335,6 +369,9 @@ func (w *world) collect(i int) {
 	r, n := w.replicas[i], len(w.replicas)
 	for _, s := range r.sent {
 		to := int(s.to) - 1
+		if w.gone == s.to && r.lane.epoch > 1 || w.crashed(s.to) {
+			continue
+		}
 		if w.ends[to*n+i] == endDown && w.ends[i*n+to] == endUp {
 			continue
 		}
@@ -356,6 +393,9 @@ func (w *world) settle(check func(*world) string) string {
 			return wrong
 		}
 		for i, r := range w.replicas {
+			if w.crashed(r.self.Number) {
+				continue
+			}
 			r.digest = 0
 			if r.refuse {
 				r.room()
@@ -383,6 +423,9 @@ func (w *world) deliverAll(check func(*world) string) string {
 			moved = true
 			w.links[link], w.digests[link] = ms[1:], 0
 			to := link % len(w.replicas)
+			if w.crashed(w.replicas[to].self.Number) {
+				continue
+			}
 			w.replicas[to].digest = 0
 			w.replicas[to].lane.Receive(copyMessage(ms[0]))
 			w.collect(to)
@@ -413,7 +456,7 @@ func (w *world) digest() uint64 {
 		e.fixed(w.digests[i])
 		e.b = append(e.b, byte(w.ends[i]))
 	}
-	e.b = append(e.b, w.submitted, w.open, w.late, byte(w.breaks), byte(w.ticks), byte(w.lates))
+	e.b = append(e.b, w.submitted, w.open, w.late, byte(w.breaks), byte(w.ticks), byte(w.lates), w.gone, w.ended)
 	for _, set := range w.ways {
 		e.fixed(uint64(set))
 	}

@@ -237,7 +237,7 @@ func (n *Node) Status() views.Status {
 	s := views.Status{Epoch: ms.epoch.Load()}
 	now := time.Now()
 	for set := ms.peers.Load() &^ ms.connected; set != 0; set &= set - 1 {
-		if number := lowest(set); now.Sub(ms.downAt[number]) > n.cfg.Unreachable {
+		if number := lowest(set); now.Sub(ms.downAt[number]) > n.cfg.Unreachable/2 {
 			s.Unreachable |= bit(number)
 		}
 	}

@@ -24,8 +24,10 @@ type Config struct {
 	Unique   uint64       // unique numbers of earlier lives lie below; 0: taken from the clock
 	// ReserveUnique notes on the disk that n more unique numbers may be used, and returns the bound below which they lie (views.Store). nil: there
 	// is no bound, and none is noted.
-	ReserveUnique    func(n uint64) (from, to uint64, err error)
-	Unreachable      time.Duration // a member without a channel for so long is reported; 0: 100 ms
+	ReserveUnique func(n uint64) (from, to uint64, err error)
+	// Unreachable: a member that cannot be reached for so long is reported; 0: 100 ms. Half of it, 500 ms at least, is for noticing that what was
+	// sent is not acknowledged, the rest for connecting again.
+	Unreachable      time.Duration
 	Table            *table.Table  // the node closes nothing of it
 	ItemSizeMax      uint32        // bytes, memcached's -I
 	DisableEvictions bool          // memcached's -M: a full table refuses updates instead
@@ -101,7 +103,8 @@ func New(cfg Config) (*Node, error) {
 		n.membership.lease.Store(forever)
 		n.Enter(views.View{Epoch: 1, Members: []views.Replica{{Member: n.self, Serving: true}}})
 	} else {
-		t, err := NewTCP(TCPConfig{Self: n.self, Listener: cfg.Listener, ValueMax: int(cfg.ItemSizeMax), Logger: n.log})
+		t, err := NewTCP(TCPConfig{Self: n.self, Listener: cfg.Listener, ValueMax: int(cfg.ItemSizeMax), Logger: n.log,
+			PeerTimeout: peerTimeout(n.cfg.Unreachable)})
 		if err != nil {
 			return nil, err
 		}
@@ -114,6 +117,9 @@ func New(cfg Config) (*Node, error) {
 	go n.keepTime()
 	return n, nil
 }
+
+// peerTimeout is when a channel on which nothing is acknowledged is broken, which leaves time to connect again before the member is reported as unreachable.
+func peerTimeout(unreachable time.Duration) time.Duration { return max(unreachable/2, minPeerTimeout) }
 
 // assemble makes the parts of a replica and connects them. Nothing drives it yet: no transport, no clock, no view.
 func assemble(cfg Config) (*Node, error) {

@@ -93,6 +93,8 @@ type scenario struct {
 	calls    []int    // the history's numbers
 	uniques  []uint64 // by request: of what it has stored
 	history  *history.History
+	views    []View // from epoch 1 on
+	crashed  map[int]bool
 	out      strings.Builder
 }
 
@@ -155,8 +157,29 @@ func (s *scenario) run(t *testing.T, where, line string) {
 			r.room()
 		}
 		s.collect(a)
+	case "crash":
+		s.crash(a)
+	case "begin":
+		s.begin(a)
+	case "view":
+		s.view(words[1:])
+	case "enter":
+		for _, name := range words[1:] {
+			s.enter(s.member(name))
+		}
+	case "connect":
+		s.connect(a, s.member(words[2]))
+	case "fetch":
+		bytes, _ := strconv.Atoi(words[3])
+		if !s.actors[a].(*replica).lane.Fetch(uint8(s.member(words[2])+1), uint32(bytes)) {
+			s.printf("nothing is asked for")
+		}
+		s.collect(a)
 	case "state":
-		for _, r := range s.actors {
+		for i, r := range s.actors {
+			if s.crashed[i] {
+				continue
+			}
 			s.printf("%s", r.show(keysOf(s.requests)))
 		}
 	case "pending":
@@ -183,6 +206,9 @@ func (s *scenario) inspect(before []*replica) {
 	keys := keysOf(s.requests)
 	for i, old := range before {
 		r := s.actors[i].(*replica)
+		if old.self != r.self {
+			continue // another life
+		}
 		for _, wrong := range []string{r.sound(keys), rises(old, r, keys)} {
 			if wrong != "" {
 				s.printf("WRONG at %s: %s", memberName(r.self.Number), wrong)
@@ -227,6 +253,11 @@ func (s *scenario) start(t *testing.T, where string, words []string) {
 		return
 	}
 	rs := newReplicas(n, timing)
+	s.crashed = make(map[int]bool)
+	s.views = []View{{Epoch: 1}}
+	for _, r := range rs {
+		s.views[0].Members = append(s.views[0].Members, r.self)
+	}
 	for i, r := range rs {
 		s.actors = append(s.actors, r)
 		for j, peer := range rs {
@@ -295,10 +326,13 @@ func (s *scenario) deliver(a, b int, kind string) bool {
 	link := a*len(s.actors) + b
 	ms := s.links[link]
 	i := slices.IndexFunc(ms, func(m *Message) bool { return kind == "" || m.Kind.String() == kind })
-	if i < 0 || s.ends[b*len(s.actors)+a] == endDown {
+	if i < 0 || s.ends[b*len(s.actors)+a] == endDown || s.crashed[b] {
 		return false
 	}
 	m := ms[i]
+	if r, ours := s.actors[b].(*replica); ours && m.Epoch > r.lane.epoch {
+		return false // the channel waits until the view is entered
+	}
 	s.links[link] = slices.Delete(slices.Clone(ms), i, i+1)
 	s.printf("%s gets from %s: %s", memberName(uint8(b+1)), memberName(uint8(a+1)), showMessage(m))
 	s.actors[b].receive(m)
@@ -329,7 +363,7 @@ func (s *scenario) collect(at int) {
 	for _, m := range sent {
 		to := int(m.to) - 1
 		lost := ""
-		if s.ends[to*n+at] == endDown && s.ends[at*n+to] == endUp {
+		if s.crashed[to] || s.ends[to*n+at] == endDown && s.ends[at*n+to] == endUp {
 			lost = " (lost)"
 		} else {
 			s.links[at*n+to] = append(s.links[at*n+to], m.m)
@@ -396,6 +430,9 @@ func (s *scenario) tick(words []string) {
 	}
 	for range ticks {
 		for i := first; i < last; i++ {
+			if s.crashed[i] {
+				continue
+			}
 			s.actors[i].(*replica).lane.Tick()
 			s.collect(i)
 		}

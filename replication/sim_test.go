@@ -66,7 +66,7 @@ func TestSimulation(t *testing.T) {
 	var events, ops atomic.Int64
 	var totals simTotals
 	n := runs(1000, 100)
-	bad, tried := eachSeed(*simFrom, n, func(seed uint64) string {
+	bad, tried := eachSeed(*simFrom, n, badSeedsMax, func(seed uint64) string {
 		s, wrong := simulate(seed, simHooks{}, nil)
 		if s != nil {
 			events.Add(int64(s.ran))
@@ -109,8 +109,8 @@ type badSeed struct {
 const badSeedsMax = 3
 
 // eachSeed runs n seeds, and more while -sim.for lasts, on all processors, in order but for what is under way at once. It returns the first that
-// failed, and how many it has run.
-func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed, tried uint64) {
+// failed, most of them, and how many it has run.
+func eachSeed(from uint64, n, most int, run func(seed uint64) string) (bad []badSeed, tried uint64) {
 	began := time.Now()
 	var mu sync.Mutex
 	var wg sync.WaitGroup
@@ -120,7 +120,7 @@ func eachSeed(from uint64, n int, run func(seed uint64) string) (bad []badSeed, 
 			for {
 				mu.Lock()
 				seed := next
-				over := seed >= from+uint64(n) && time.Since(began) >= *simFor || len(bad) >= badSeedsMax
+				over := seed >= from+uint64(n) && time.Since(began) >= *simFor || len(bad) >= most
 				if !over {
 					next++
 				}

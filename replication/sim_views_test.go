@@ -391,17 +391,21 @@ func (bl *simBareLane) catchUp() {
 	if len(from) == 0 {
 		return
 	}
+	chunk := s.cfg.chunk
+	if s.calm {
+		chunk = 1 << 16 // over the slowest channels entries one by one would take for ever
+	}
 	streamer := l.join.streamer.Number
 	if l.open&bit(streamer) == 0 || !s.calm && s.chance(s.cfg.fickle) {
 		streamer = from[s.random.IntN(len(from))]
 	}
 	for _, n := range from {
 		if n == streamer {
-			l.Fetch(streamer, s.cfg.chunk)
+			l.Fetch(streamer, chunk)
 			return
 		}
 	}
-	l.Fetch(from[0], s.cfg.chunk)
+	l.Fetch(from[0], chunk)
 }
 
 // committedView is told of every view that is committed, by everybody who hears of it.

@@ -251,7 +251,12 @@ func (s *sim) noTimeouts() {
 }
 
 // horizon is the number of steps after which faults end even though clients have not finished: under some of them nothing can.
-func (c *simConfig) horizon() uint64 { return 4000 * max(c.delay, c.tick) }
+func (c *simConfig) horizon() uint64 {
+	if c.dynamic {
+		return 8000 * c.delay // heartbeats go on meanwhile
+	}
+	return 4000 * max(c.delay, c.tick)
+}
 
 func (s *sim) past(step uint64) bool { return s.now > step }
 

@@ -22,7 +22,7 @@ type request struct {
 }
 
 var opNames = [...]string{OpGet: "get", OpSet: "set", OpAdd: "add", OpReplace: "replace", OpAppend: "append", OpPrepend: "prepend", OpCAS: "cas",
-	OpIncr: "incr", OpDecr: "decr", OpTouch: "touch", OpGat: "gat", OpDelete: "delete", OpFlush: "flush", opEvict: "evict"}
+	OpIncr: "incr", OpDecr: "decr", OpTouch: "touch", OpGat: "gat", OpDelete: "delete", OpFlush: "flush", opEvict: "evict", opReplay: "replay"}
 
 func (r *request) String() string {
 	s := memberName(uint8(r.at+1)) + ":" + opNames[r.kind]

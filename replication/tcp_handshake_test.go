@@ -338,7 +338,7 @@ func TestTCPConfigErrors(t *testing.T) {
 		{"needs a listener", func(cfg *TCPConfig) { cfg.Listener = nil }},
 		{"ValueMax 0 is not in", func(cfg *TCPConfig) { cfg.ValueMax = 0 }},
 		{"cannot be negative", func(cfg *TCPConfig) { cfg.HoldTimeout = -1 }},
-		{"PeerTimeout 1ms is below 1s", func(cfg *TCPConfig) { cfg.PeerTimeout = time.Millisecond }},
+		{"PeerTimeout 1ms is below 500ms", func(cfg *TCPConfig) { cfg.PeerTimeout = time.Millisecond }},
 	} {
 		ln, err := net.Listen("tcp", "127.0.0.1:0")
 		if err != nil {

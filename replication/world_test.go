@@ -141,12 +141,14 @@ var cloned = []struct {
 	of     any
 	fields string
 }{
-	{Lane{}, "number self env items limits timing epoch members peers open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs found out scratch"},
+	{Lane{}, "number self env items limits timing epoch members peers serving open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs found out scratch"},
 	{flight{}, "slots free byKey attempt count replays oldest"},
 	{queues{}, "byHash first last free waiting await"},
 	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
 	{tombs{}, "pending stable asked"},
 	{tomb{}, "hash ts key"},
+	{join{}, "streamer cursor token asked complete done deleted"},
+	{scan{}, "active cursor keys"},
 	{floor{}, "ts invalid finisher"},
 	{Op{}, "Kind Hash Key Value Flags Exptime CAS Delta Now Client Tag Result ts id acked item newValue owned built phase minimum replay losses started next"},
 	{Message{}, "Kind Bits Lane From Epoch Clock ID TS Newer Finisher Flags Exptime CAS Key Value"},
@@ -193,7 +195,17 @@ func (e *encoder) flag(f bool) {
 
 // lane encodes a lane under the Timing eager: ticks are left out.
 func (e *encoder) lane(l *Lane) {
-	e.num(l.clock, l.open, l.unmarked)
+	e.num(l.epoch, l.peers, l.serving, l.clock, l.open, l.unmarked)
+	e.flag(l.catching)
+	if j := &l.join; l.catching {
+		e.num(uint64(j.streamer.Number), j.cursor, j.token)
+		e.flag(j.asked)
+		e.flag(j.complete)
+		e.flag(j.done)
+		e.ts(j.deleted)
+	}
+	e.flag(l.scan.active)
+	e.num(l.scan.cursor)
 	for p := l.peers; p != 0; p &= p - 1 {
 		e.num(l.heard[lowest(p)])
 	}
@@ -228,6 +240,7 @@ func (e *encoder) lane(l *Lane) {
 }
 
 func (e *encoder) op(op *Op) {
+	e.flag(op.replay)
 	e.num(op.Tag, op.id, op.acked, uint64(op.phase), op.minimum, min(uint64(op.losses), tiredAfter))
 	e.ts(op.ts)
 	if op.phase != queued {
@@ -253,7 +266,7 @@ func (e *encoder) items(s *fakeStore) {
 }
 
 func (e *encoder) message(m *Message) {
-	e.num(uint64(m.Kind), uint64(m.Bits), m.Clock, m.ID)
+	e.num(uint64(m.Kind), uint64(m.Bits), m.Epoch, m.Clock, m.ID)
 	e.ts(m.TS)
 	e.ts(m.Newer)
 	e.num(uint64(m.Finisher), uint64(m.Flags), uint64(m.Exptime), m.CAS)

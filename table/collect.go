@@ -59,7 +59,8 @@ type victim struct {
 // Collect does one step of making room in the lane: some tens of microseconds. It asks visit about items that
 // could go. It returns false if there is nothing more to gain in this lane now. Memory comes back in whole segments, so it
 // may take many steps until FreeBytes goes up. Tombstones are never given up; an Invalid
-// item only by the verdict Drop (the caller knows that something else has taken its place), and any other verdict keeps it.
+// item only by the verdict Drop (the caller knows that something else has taken its place), and any other verdict keeps it,
+// unless visit itself has removed it or put another record in its place.
 func (l *Lane) Collect(now uint32, visit Visit) (progress bool) {
 	if l.victim.id == 0 && !l.chooseVictim() {
 		return false
@@ -95,7 +96,7 @@ func (l *Lane) collect(now uint32, visit Visit) {
 	}
 	base, end := l.offset(v.id), l.segments[v.id].used
 	stop := min(end, v.at+stepBytes)
-	for records := 0; v.at < stop && records < stepRecords; records++ {
+	for records := 0; v.at < stop && records < l.stepRecords; records++ {
 		rec := base + uint64(v.at)
 		n := l.recordBytes(rec)
 		w := *l.word(rec)

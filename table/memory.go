@@ -53,6 +53,7 @@ type pool struct {
 	segmentBytes uint64
 	segmentShift uint
 	reserve      int // segments that only reclaiming (and tombstones) may take
+	stepRecords  int // stepRecords, but for tests of what comes between two steps in small segments
 
 	segments []segment
 	free     atomic.Int64 // segments; written with mu held
@@ -95,6 +96,7 @@ func (p *pool) init(memoryBytes, segmentBytes uint64) error {
 		return fmt.Errorf("table: %d bytes are %d segments of %d bytes: give at least %d", memoryBytes, n, segmentBytes, minSegments*segmentBytes)
 	}
 	p.segments = make([]segment, n)
+	p.stepRecords = stepRecords
 	p.reserve = max(4, min(n/128, Lanes))
 	p.fresh = 1 // segment 0 is never used: 0 as a number or an offset means none
 	p.free.Store(int64(n - 1))

@@ -49,6 +49,7 @@ func newTorture(tb testing.TB, seed uint64) *torture {
 	x := &torture{TB: tb, rng: r, items: map[string]*modelItem{}, now: 1000, lanes: 1 + r.IntN(3)}
 	segment := 4 << 10 << r.IntN(2)
 	x.t = newTable(tb, uint64(max(minMemoryBytes, (minSegments+8+r.IntN(120))*segment)), 512<<10, segment)
+	x.t.stepRecords = [...]int{1, 2, 7, stepRecords}[r.IntN(4)]
 	n := [...]int{20, 100, 1000}[r.IntN(3)]
 	for lane := range x.lanes {
 		for i := range n {
@@ -319,7 +320,7 @@ func (x *torture) resolve() {
 func (x *torture) ends(what string, step func() bool) {
 	x.Helper()
 	for n := 0; step(); n++ {
-		if n > 64*len(x.t.segments) {
+		if n > 64*len(x.t.segments)*128/x.t.stepRecords {
 			x.Fatalf("%s makes progress for ever", what)
 		}
 	}

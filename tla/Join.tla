@@ -53,7 +53,7 @@ ASSUME Stored \cup Deleted \subseteq Keys /\ Stored \cap Deleted = {}
 ASSUME Mutation \in {"none", "ServeEarly", "JoinerDrops", "DAtOnce",
   "KeepRMWAcks", "ReplayLive", "NumberTooSoon", "DropNewer", "AckAnyReplay",
   "AckReplayBelowD", "CountBeforeMark", "AckValueAtTombstone", "NeverReplay",
-  "StreamValidOnly", "StreamNoTombs", "StreamBeforeEntry", "JoinerMinds"}
+  "StreamValidOnly", "StreamNoTombs"}
 Without(rule) == Mutation = rule
 
 -----------------------------------------------------------------------------
@@ -209,21 +209,21 @@ Started(kind) == Cardinality({u \in log : u.kind = kind})
 
 Starts(r, k, kind) ==
   CASE Story = "any" -> TRUE
-    \* 1 writes and deletes k, 2 writes j
+    \* while 3 joins, 1 writes and deletes k, and 2 writes j
     [] Story = "delete-and-write" ->
-         <<r, k, kind>> \in {<<1, "k", "write">>, <<1, "k", "delete">>,
-                             <<2, "j", "write">>}
+         /\ lane[r].epoch = 2 /\ (r = 1 => Started("write") > 0)
+         /\ <<r, k, kind>> \in {<<1, "k", "write">>, <<1, "k", "delete">>,
+                                <<2, "j", "write">>}
     \* 2 writes k, and 1 deletes what it has
     [] Story = "write-delete" ->
          <<r, kind>> \in {<<2, "write">>, <<1, "delete">>}
+    \* 3 crashes with an RMW under way, and its number begins another
+    [] Story = "again" -> r = 3 /\ (lane[r].inc = 0 => lane[r].epoch = 1)
     \* RMWs of 1 and of the number that is given out again
     [] Story = "rmws-1-3" -> r \in {1, 3}
-    [] Story = "rmws-2-3" -> r \in {2, 3}
     [] Story = "by-2" -> r = 2
-    [] Story = "by-2-and-3" -> r \in {2, 3}
     [] Story = "by-3" -> r = 3
     [] Story = "by-1" -> r = 1
-    [] Story = "adds-by-3" -> kind = "add" => r = 3
 
 Launch(r, k, ts, kind) ==
   LET l == lane[r]
@@ -563,6 +563,7 @@ Enter(r, e) ==
 Crash(r) ==
   /\ r \in Mortal \ down /\ crashes < MaxCrashes
   /\ lane[r].epoch # 0 /\ r \in Now.members
+  /\ Story = "again" => lane[r].flight # {}
   /\ Now.serving \ (down \cup {r}) # {}
   /\ crashes' = crashes + 1
   /\ down' = down \cup {r}
@@ -585,13 +586,14 @@ Remove ==
 Settled(r) ==
   LET l == lane[r]
   IN  /\ l.epoch = Last
-      /\ \A u \in l.flight : ~u.replay
-      /\ \A k \in Keys : l.items[k].state = "invalid" =>
-           Coordinator(l.items[k].ts) \in Now.members
+      /\ \/ /\ \A u \in l.flight : ~u.replay
+            /\ \A k \in Keys : l.items[k].state = "invalid" =>
+                 Coordinator(l.items[k].ts) \in Now.members
+         \/ Without("NumberTooSoon")
 
 Admit(r) ==
   /\ r \in down \ Now.members
-  /\ \A m \in Now.members : m \notin down /\ (Settled(m) \/ Without("NumberTooSoon"))
+  /\ \A m \in Now.members : m \notin down /\ Settled(m)
   /\ NewView(Now.members \cup {r}, Now.serving,
              [Now.inc EXCEPT ![r] = @ + 1])
   /\ lane' = [lane EXCEPT ![r] = Empty(lane[r].inc + 1)]
@@ -665,8 +667,12 @@ TypeOK ==
                 \E x \in log : x.key = u.key /\ x.ts = u.ts /\ x.inc = u.inc
   \* a time stamp names one update of a key that has ever been read
   /\ \A u, v \in log : u.key = v.key /\ u.ts = v.ts /\ u.inc = v.inc => u = v
-  /\ \A h, g \in hist : /\ h.what # "lost" /\ g.what # "lost"
-                        /\ h.key = g.key /\ h.ts = g.ts => h.inc = g.inc
+  /\ \A h, g \in {x \in hist : x.what # "lost"} :
+       h.key = g.key /\ h.ts = g.ts => h.inc = g.inc
+  \* nor do two incarnations of a number use one in two places at one time
+  /\ \A r, s \in Replicas \ down : \A k \in Keys :
+       lane[r].items[k].ts = lane[s].items[k].ts =>
+         lane[r].items[k].inc = lane[s].items[k].inc
 
 \* Whoever can read a key reads the newest that was ever read or answered: no
 \* deleted value comes back, no answered update is lost, replicas agree.
