@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"hermesd/bench/livetest"
 	"hermesd/replication/views"
@@ -110,18 +111,19 @@ func TestNotServing(t *testing.T) {
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true}, ""},
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 6, Leased: true}, "replica 2 has not entered the present view"},
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 7}, "replica 2 has no lease yet"},
+		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true, Heard: 2 * time.Second}, "replica 2 has not been heard since"},
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true, Why: "it has been started again"},
 			"replica 2 is about to leave the view: it has been started again"},
 		{views.SlotStatus{Number: 2, State: "catching up", Entered: 7}, "replica 2 is catching up"},
 		{views.SlotStatus{Number: 2, State: "witness", Witness: true}, ""},
 		{views.SlotStatus{Number: 2, State: "witness", Witness: true, Why: "it does not answer"}, "replica 2 is a witness: it does not answer"},
 	} {
-		if got := notServing(&views.GroupStatus{Leader: 1, Epoch: 7}, c.slot); got != c.want {
+		if got := notServing(&views.GroupStatus{Leader: 1, Epoch: 7}, c.slot, time.Second); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.slot, got, c.want)
 		}
 	}
 	note := "the group has no leader: 2 of its 3 servers must be running"
-	if got := notServing(&views.GroupStatus{Note: note}, views.SlotStatus{Number: 2, State: "unknown"}); got != note {
+	if got := notServing(&views.GroupStatus{Note: note}, views.SlotStatus{Number: 2, State: "unknown"}, 0); got != note {
 		t.Errorf("without a leader: %q", got)
 	}
 }

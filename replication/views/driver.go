@@ -77,6 +77,9 @@ type Driver struct {
 	why      string
 	lastNote string // of the goroutine form
 	noted    int
+	outWhy   string // what keeps this replica out of the view, since when, and whether that is in the log
+	outSince int64
+	outSaid  bool
 }
 
 // heartbeatID names a heartbeat that waits for its answer.

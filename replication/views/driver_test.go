@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 func TestGroupForms(t *testing.T) {
@@ -302,4 +304,20 @@ func TestStatusIsWhatPeopleWaitFor(t *testing.T) {
 	})
 	c.kill(3)
 	c.until("the witness is missed", func() bool { return slots()[3].Why == "it does not answer" })
+}
+
+// TestKeptOutIsLogged: once, when it lasts.
+func TestKeptOutIsLogged(t *testing.T) {
+	var out strings.Builder
+	d := &Driver{log: zerolog.New(&out), timing: DefaultTiming, holder: NewHolder(DefaultTiming, "1-a", Member{Number: 1, Incarnation: 10})}
+	for now := int64(0); now < int64(time.Minute); now += int64(DefaultTiming.Heartbeat) {
+		why := "it was started with -I 2m"
+		if now < int64(time.Second) {
+			why = "not in the view yet"
+		}
+		d.keptOut(now, why)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != 1 || !strings.Contains(out.String(), "-I 2m") {
+		t.Errorf("%d lines:\n%s", lines, &out)
+	}
 }
