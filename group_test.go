@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -125,5 +126,52 @@ func TestNotServing(t *testing.T) {
 	note := "the group has no leader: 2 of its 3 servers must be running"
 	if got := notServing(&views.GroupStatus{Note: note}, views.SlotStatus{Number: 2, State: "unknown"}, 0); got != note {
 		t.Errorf("without a leader: %q", got)
+	}
+}
+
+// TestStatsReplicationIsDocumented: docs/protocol.md has the names that a replica of a group gives, and only those.
+func TestStatsReplicationIsDocumented(t *testing.T) {
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 3})
+	numbers := regexp.MustCompile(`:[0-9]+`)
+	given := map[string]bool{"reason": true} // unless it serves
+	for line := range strings.Lines(command(t, portOf(t, g.Clients[0]), "stats replication")) {
+		if fields := strings.Fields(line); len(fields) > 1 {
+			given[numbers.ReplaceAllString(fields[1], ":N")] = true
+		}
+	}
+	text, err := os.ReadFile("docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| name | |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := make(map[string]bool)
+	var counters []string // of the transport, that come in all and by peer
+	for line := range strings.Lines(table) {
+		cell := strings.Split(line, "|")[1]
+		names := regexp.MustCompile("`([^`]*)`").FindAllStringSubmatch(cell, -1)
+		for _, name := range names {
+			switch {
+			case !strings.Contains(cell, "`transport_*`"):
+				documented[name[1]] = true
+			case !strings.Contains(name[1], "*"):
+				counters = append(counters, name[1])
+			}
+		}
+	}
+	for _, name := range counters {
+		for _, prefix := range []string{"transport_", "peer:N:"} {
+			documented[prefix+name] = true
+		}
+	}
+	for name := range given {
+		if !documented[name] {
+			t.Errorf("%s is not in docs/protocol.md", name)
+		}
+	}
+	for name := range documented {
+		if !given[name] {
+			t.Errorf("%s is in docs/protocol.md, and not in stats", name)
+		}
 	}
 }
