@@ -3,7 +3,7 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-full ci
+.PHONY: build test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-full ci
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
@@ -61,6 +61,9 @@ memory: build ## mixed load on full tables, values up to 100 kB: resident memory
 
 tla: ## the specifications checked by TLC (needs Java), and that each of their rules is needed
 	tla/check ci
+
+tla-short: ## the quicker ones: two minutes
+	tla/check short
 
 tla-full: ## the same with larger bounds: a quarter of an hour
 	tla/check full
