@@ -97,39 +97,43 @@ status 2 if that does not come about within --timeout, and with 1 if no replica 
 	return cmd
 }
 
-// waitFor is what --wait waits for: words on what is missing, or none.
-func waitFor(wait string) (func(*views.GroupStatus) string, error) {
+// missing says what is missing for what is waited for, or nothing, after so long a wait.
+type missing func(s *views.GroupStatus, waited time.Duration) string
+
+// waitFor is what --wait waits for.
+func waitFor(wait string) (missing, error) {
 	switch n, err := strconv.Atoi(wait); {
 	case wait == "":
-		return func(*views.GroupStatus) string { return "" }, nil
+		return nil, nil
 	case wait == "serving":
 		return allServe, nil
 	case err != nil || n < 1 || n > views.MaxMember:
 		return nil, fmt.Errorf("--wait %q: give serving, or the number of a replica", wait)
 	default:
-		return func(s *views.GroupStatus) string {
+		return func(s *views.GroupStatus, waited time.Duration) string {
 			slot, ok := s.Slot(uint8(n))
 			if !ok {
 				return fmt.Sprintf("replica %d does not belong to the group", n)
 			}
-			return notServing(s, slot)
+			return notServing(s, slot, waited)
 		}, nil
 	}
 }
 
-func allServe(s *views.GroupStatus) string {
+func allServe(s *views.GroupStatus, waited time.Duration) string {
 	if len(s.Slots) == 0 {
 		return "the group has not formed"
 	}
 	for _, slot := range s.Slots {
-		if why := notServing(s, slot); why != "" {
+		if why := notServing(s, slot, waited); why != "" {
 			return why
 		}
 	}
 	return ""
 }
 
-func notServing(s *views.GroupStatus, slot views.SlotStatus) string {
+// notServing counts only what a replica has said since the wait began: it may have been killed and started again a moment before.
+func notServing(s *views.GroupStatus, slot views.SlotStatus, waited time.Duration) string {
 	is := slot.State
 	switch {
 	case s.Leader == 0:
@@ -138,6 +142,8 @@ func notServing(s *views.GroupStatus, slot views.SlotStatus) string {
 		is = "a witness"
 	case slot.Why != "" && slot.State == "serving":
 		is = "about to leave the view"
+	case slot.State == "serving" && slot.Heard > waited:
+		return fmt.Sprintf("replica %d has not been heard since", slot.Number)
 	case slot.Witness || slot.State == "serving" && slot.Entered == s.Epoch && slot.Leased:
 		return ""
 	case slot.State == "serving" && slot.Entered != s.Epoch:
@@ -155,7 +161,8 @@ func notServing(s *views.GroupStatus, slot views.SlotStatus) string {
 // statusInterval is after which status --wait looks again.
 const statusInterval = 50 * time.Millisecond
 
-func (o *groupOptions) status(out io.Writer, missing func(*views.GroupStatus) string, asJSON bool) error {
+func (o *groupOptions) status(out io.Writer, missing missing, asJSON bool) error {
+	began := time.Now()
 	ctx, cancel := context.WithTimeout(context.Background(), o.timeout)
 	defer cancel()
 	tick := time.NewTicker(statusInterval)
@@ -167,13 +174,13 @@ func (o *groupOptions) status(out io.Writer, missing func(*views.GroupStatus) st
 			return err
 		})
 		why := ""
-		if err == nil {
-			why = missing(&s)
+		if err == nil && missing != nil {
+			why = missing(&s, time.Since(began))
 		}
 		switch {
 		case err == nil && why == "":
 			return printStatus(out, &s, asJSON)
-		case err != nil && missing(&views.GroupStatus{}) == "": // nothing is waited for
+		case err != nil && missing == nil:
 			return err
 		}
 		select {

@@ -3,9 +3,11 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
+	"time"
 
 	"hermesd/bench/livetest"
 	"hermesd/replication/views"
@@ -110,18 +112,66 @@ func TestNotServing(t *testing.T) {
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true}, ""},
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 6, Leased: true}, "replica 2 has not entered the present view"},
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 7}, "replica 2 has no lease yet"},
+		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true, Heard: 2 * time.Second}, "replica 2 has not been heard since"},
 		{views.SlotStatus{Number: 2, State: "serving", Entered: 7, Leased: true, Why: "it has been started again"},
 			"replica 2 is about to leave the view: it has been started again"},
 		{views.SlotStatus{Number: 2, State: "catching up", Entered: 7}, "replica 2 is catching up"},
 		{views.SlotStatus{Number: 2, State: "witness", Witness: true}, ""},
 		{views.SlotStatus{Number: 2, State: "witness", Witness: true, Why: "it does not answer"}, "replica 2 is a witness: it does not answer"},
 	} {
-		if got := notServing(&views.GroupStatus{Leader: 1, Epoch: 7}, c.slot); got != c.want {
+		if got := notServing(&views.GroupStatus{Leader: 1, Epoch: 7}, c.slot, time.Second); got != c.want {
 			t.Errorf("%+v: %q, want %q", c.slot, got, c.want)
 		}
 	}
 	note := "the group has no leader: 2 of its 3 servers must be running"
-	if got := notServing(&views.GroupStatus{Note: note}, views.SlotStatus{Number: 2, State: "unknown"}); got != note {
+	if got := notServing(&views.GroupStatus{Note: note}, views.SlotStatus{Number: 2, State: "unknown"}, 0); got != note {
 		t.Errorf("without a leader: %q", got)
+	}
+}
+
+// TestStatsReplicationIsDocumented: docs/protocol.md has the names that a replica of a group gives, and only those.
+func TestStatsReplicationIsDocumented(t *testing.T) {
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 3})
+	numbers := regexp.MustCompile(`:[0-9]+`)
+	given := map[string]bool{"reason": true} // unless it serves
+	for line := range strings.Lines(command(t, portOf(t, g.Clients[0]), "stats replication")) {
+		if fields := strings.Fields(line); len(fields) > 1 {
+			given[numbers.ReplaceAllString(fields[1], ":N")] = true
+		}
+	}
+	text, err := os.ReadFile("docs/protocol.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, table, _ := strings.Cut(string(text), "| name | |\n|---|---|\n")
+	table, _, _ = strings.Cut(table, "\n\n")
+	documented := make(map[string]bool)
+	var counters []string // of the transport, that come in all and by peer
+	for line := range strings.Lines(table) {
+		cell := strings.Split(line, "|")[1]
+		names := regexp.MustCompile("`([^`]*)`").FindAllStringSubmatch(cell, -1)
+		for _, name := range names {
+			switch {
+			case !strings.Contains(cell, "`transport_*`"):
+				documented[name[1]] = true
+			case !strings.Contains(name[1], "*"):
+				counters = append(counters, name[1])
+			}
+		}
+	}
+	for _, name := range counters {
+		for _, prefix := range []string{"transport_", "peer:N:"} {
+			documented[prefix+name] = true
+		}
+	}
+	for name := range given {
+		if !documented[name] {
+			t.Errorf("%s is not in docs/protocol.md", name)
+		}
+	}
+	for name := range documented {
+		if !given[name] {
+			t.Errorf("%s is in docs/protocol.md, and not in stats", name)
+		}
 	}
 }

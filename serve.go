@@ -271,12 +271,18 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 		return err
 	}
 	r.driver, err = views.Start(views.Config{Number: uint8(o.id), Address: group[uint8(o.id)], Seeds: group, Store: r.store, Listener: control,
-		Host: r.node, Timing: o.timing, Logger: r.log})
+		Host: r.node, Alike: o.alike(), Timing: o.timing, Logger: r.log})
 	if err == nil {
 		r.node.Explain(r.driver.Why)
 		r.node.OnNews(r.driver.Hurry)
 	}
 	return err
+}
+
+// alike is what all replicas of the group must have been given.
+func (o *options) alike() string {
+	return fmt.Sprintf("-I %v, --lease %v, --clock-drift %v and replication protocol %d", &o.itemSizeMax, o.timing.Lease, o.timing.Drift,
+		replication.ProtocolVersion)
 }
 
 // listenReplication listens for the other replicas.

@@ -1,9 +1,12 @@
 package main
 
 import (
+	"os"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/spf13/pflag"
 )
 
 // Where memcached has an option, hermesd has its name, its short form and its default (docs/options.md).
@@ -100,4 +103,41 @@ func TestByteSize(t *testing.T) {
 			t.Errorf("%q is taken for %d", text, b)
 		}
 	}
+}
+
+// TestOptionsAreDocumented: docs/options.md has a line for each option of serve, with its default.
+func TestOptionsAreDocumented(t *testing.T) {
+	text, err := os.ReadFile("docs/options.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defaults := make(map[string]string) // by long name, as the table has them
+	for line := range strings.Lines(string(text)) {
+		if cells := strings.Split(line, "|"); len(cells) == 5 {
+			for name := range strings.FieldsFuncSeq(cells[1], func(r rune) bool { return strings.ContainsRune(" ,`", r) }) {
+				defaults[name] = strings.TrimSpace(cells[2])
+			}
+		}
+	}
+	words := strings.NewReplacer("[127.0.0.1]", "127.0.0.1", "false", "off", "1m0s", "1m")
+	serveCommand("serve").Flags().VisitAll(func(f *pflag.Flag) {
+		if f.Hidden {
+			return
+		}
+		name := "--" + f.Name
+		if f.Name == "verbose" {
+			name = "-v"
+		}
+		has, ok := defaults[name]
+		want := words.Replace(f.DefValue)
+		if want == "0" && f.Name != "verbose" || f.Name == "replication-address" {
+			want, has = "", "" // none: the table says it in other words
+		}
+		if f.Name == "verbose" {
+			want = "off"
+		}
+		if !ok || has != want {
+			t.Errorf("%s: its default is %q, and in docs/options.md %q", name, want, has)
+		}
+	})
 }

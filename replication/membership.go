@@ -243,7 +243,7 @@ func (n *Node) Restart(self Member) {
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.lock()
-		nl.lane.Abandon("the replica was removed from its group")
+		nl.lane.Abandon("the replica was removed from its group: whether this was done is not known")
 		nl.items.Clear()
 		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
 		nl.unlock(nil)

@@ -27,7 +27,8 @@ import (
 //
 // The first 16 bytes stay as they are in all versions of the protocol, so that versions can refuse each other in words.
 const (
-	protocolVersion = 2
+	// ProtocolVersion is that of the messages between replicas. All of a group must have the same.
+	ProtocolVersion = 2
 
 	textMax    = 16 << 10        // bytes of a refusal
 	lingerTime = 1 * time.Second // for a refusal to arrive
@@ -93,7 +94,7 @@ var errNotOurs = errors.New("it does not speak hermesd's replication protocol")
 func appendGreeting(dst []byte, kind greeting, payload []byte) []byte {
 	start := len(dst)
 	dst = append(dst, greetMagic[:]...)
-	dst = binary.LittleEndian.AppendUint16(dst, protocolVersion)
+	dst = binary.LittleEndian.AppendUint16(dst, ProtocolVersion)
 	dst = binary.LittleEndian.AppendUint16(dst, uint16(kind))
 	dst = binary.LittleEndian.AppendUint32(dst, uint32(len(payload)))
 	dst = append(dst, payload...)
@@ -134,9 +135,9 @@ func readGreeting(r io.Reader) (greeting, []byte, error) {
 	if kind == greetRefuse {
 		return 0, nil, &refusal{text: printable(payload)}
 	}
-	if version != protocolVersion {
+	if version != ProtocolVersion {
 		return 0, nil, refuse("it speaks version %d of the replication protocol and this replica version %d: run the same hermesd everywhere",
-			version, protocolVersion)
+			version, ProtocolVersion)
 	}
 	if kind == greetNotYet {
 		return 0, nil, &refusal{text: printable(payload), notYet: true}

@@ -159,7 +159,7 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 		return out, err
 	}
 	if !leads {
-		if !o.Status && !o.SentOn && !d.leaderKnown(ctx) {
+		if !o.Status && !o.SentOn && d.formed() && !d.leaderKnown(ctx) {
 			return out, errors.New(d.leaderless())
 		}
 		return d.sendOn(o)

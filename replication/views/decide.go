@@ -173,6 +173,11 @@ func reporters(reports *[MaxMember + 1]uint64, number uint8, gone uint64) (n int
 // leaseOver: no lease that this leader or one before it has given the member can be alive.
 func (l *Leader) leaseOver(now int64, m Member) bool {
 	bound := int64(l.timing.LeaseBound())
+	for _, r := range l.group.View.Members { // if this server was started with another, theirs counts
+		if p := l.peers[r.Member]; p != nil {
+			bound = max(bound, p.beat.Bound)
+		}
+	}
 	p := l.peers[m]
 	if p != nil && p.beat.Leaving {
 		return true
@@ -262,6 +267,9 @@ func (l *Leader) founders(now int64) (rs []Replica) {
 		return nil
 	}
 	for _, m := range candidates {
+		if l.peers[m].beat.Alike != l.peers[candidates[0]].beat.Alike {
+			continue // it is told why when there is a view
+		}
 		slot, _ := l.group.Slot(m.Number)
 		rs = append(rs, Replica{Member: m, Address: slot.Address, Serving: true})
 	}
@@ -290,6 +298,11 @@ func (l *Leader) admits(now int64, m Member) string {
 	beat := l.peers[m].beat
 	if r, in := view.Find(m.Number); in {
 		return fmt.Sprintf("its earlier incarnation %d is in the view yet", r.Incarnation)
+	}
+	for _, r := range view.Members {
+		if p := l.peers[r.Member]; p != nil && p.beat.Alike != beat.Alike {
+			return fmt.Sprintf("it was started with %s, but replica %d with %s: give all replicas the same", beat.Alike, r.Number, p.beat.Alike)
+		}
 	}
 	for _, r := range view.Members {
 		p := l.peers[r.Member]

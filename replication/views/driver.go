@@ -24,8 +24,11 @@ type Config struct {
 	// Listener delivers control connections, from which Magic has been read.
 	Listener net.Listener
 	Host     Host
-	Timing   Timing // zero: DefaultTiming
-	Logger   zerolog.Logger
+	// Alike is in words what all replicas of a group must have been started with alike. One that differs from the members of the view is not let in:
+	// it could not have channels with them, or would hold leases of another length than they expect.
+	Alike  string
+	Timing Timing // zero: DefaultTiming
+	Logger zerolog.Logger
 }
 
 // Driver is the control plane of one process: it feeds Leader and Holder with time, messages and what raft says, and does what they
@@ -74,6 +77,9 @@ type Driver struct {
 	why      string
 	lastNote string // of the goroutine form
 	noted    int
+	outWhy   string // what keeps this replica out of the view, since when, and whether that is in the log
+	outSince int64
+	outSaid  bool
 }
 
 // heartbeatID names a heartbeat that waits for its answer.
@@ -101,6 +107,7 @@ func Start(cfg Config) (*Driver, error) {
 			return nil, err
 		}
 		d.holder = NewHolder(cfg.Timing, cfg.Store.Server(), self)
+		d.holder.alike = cfg.Alike
 		d.host = newHostWorker(d)
 		cfg.Host.Restart(self)
 	}

@@ -5,6 +5,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/rs/zerolog"
 )
 
 func TestGroupForms(t *testing.T) {
@@ -173,13 +175,13 @@ func TestReplicaIsAddedRemovedAndReplaced(t *testing.T) {
 	c.start(1, 2, 3)
 	c.serve(1, 2, 3)
 	ctx := testContext(t)
+	client := c.client(c.follower())
 
 	c.place(t, 4, false)
 	c.start(4)
 	c.until("replica 4 is told that it must be added", func() bool {
 		return strings.Contains(c.servers[4].driver.Why(), "hermesd group add 4="+c.address(4))
 	})
-	client := c.client(c.follower())
 	if err := client.Add(ctx, 4, c.address(4), false); err != nil {
 		t.Fatal(err)
 	}
@@ -302,4 +304,20 @@ func TestStatusIsWhatPeopleWaitFor(t *testing.T) {
 	})
 	c.kill(3)
 	c.until("the witness is missed", func() bool { return slots()[3].Why == "it does not answer" })
+}
+
+// TestKeptOutIsLogged: once, when it lasts.
+func TestKeptOutIsLogged(t *testing.T) {
+	var out strings.Builder
+	d := &Driver{log: zerolog.New(&out), timing: DefaultTiming, holder: NewHolder(DefaultTiming, "1-a", Member{Number: 1, Incarnation: 10})}
+	for now := int64(0); now < int64(time.Minute); now += int64(DefaultTiming.Heartbeat) {
+		why := "it was started with -I 2m"
+		if now < int64(time.Second) {
+			why = "not in the view yet"
+		}
+		d.keptOut(now, why)
+	}
+	if lines := strings.Count(out.String(), "\n"); lines != 1 || !strings.Contains(out.String(), "-I 2m") {
+		t.Errorf("%d lines:\n%s", lines, &out)
+	}
 }

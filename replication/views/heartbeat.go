@@ -6,6 +6,8 @@ type Heartbeat struct {
 	From    Member
 	Server  string // raft's name of the process
 	Sent    int64  // by the sender's clock, ns
+	Alike   string // Config.Alike
+	Bound   int64  // Timing.LeaseBound, ns
 	Leaving bool   // the replica has given up its lease for good
 	Leased  bool   // it had a lease when it sent this; only for people who wait until it serves
 	Status

@@ -58,7 +58,22 @@ func (d *Driver) answered(a Answer) {
 		return
 	}
 	d.setWhy(a.Why)
+	d.keptOut(Now(), a.Why)
 	d.effect(d.holder.Answer(Now(), a))
+}
+
+// keptOut logs, once, what has kept the replica out of the view for a while.
+func (d *Driver) keptOut(now int64, why string) {
+	if d.holder.InView() {
+		why = ""
+	}
+	if why != d.outWhy {
+		d.outWhy, d.outSince, d.outSaid = why, now, false
+	}
+	if why != "" && !d.outSaid && now-d.outSince > int64(10*d.timing.SuspectAfter) {
+		d.outSaid = true
+		d.log.Warn().Msg(why)
+	}
 }
 
 // adopt takes a view from raft's log or from the leader's round.
@@ -265,14 +280,17 @@ func (w *hostWorker) run() {
 
 // reborn restarts the host. Without a new incarnation on the disk it must not: it waits until there is one.
 func (w *hostWorker) reborn(above uint64) bool {
-	for {
+	for tries := 0; ; tries++ {
 		self, err := w.d.cfg.Store.NextIncarnation(above)
 		if err == nil {
 			w.d.cfg.Host.Restart(self)
 			w.d.mail.post(func() { w.d.begin(self) })
 			return true
 		}
-		w.d.log.Error().Err(err).Msg("this replica cannot join again yet; make room in the data directory")
+		w.d.setWhy("it was removed from the view and cannot join again: " + err.Error())
+		if tries%60 == 0 {
+			w.d.log.Error().Err(err).Msg("this replica cannot join again yet; make room in the data directory")
+		}
 		if !w.d.pause(matchInterval) {
 			return false
 		}

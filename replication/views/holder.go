@@ -5,6 +5,7 @@ package views
 type Holder struct {
 	timing  Timing
 	server  string
+	alike   string // Config.Alike
 	self    Member
 	view    View
 	due     int64 // of the next heartbeat
@@ -46,7 +47,7 @@ func (h *Holder) Hurry(now int64) { h.due = min(h.due, now) }
 // Beat is the heartbeat to be sent now. reachable are the members of the present view that have just answered, for an incarnation that is not in it.
 func (h *Holder) Beat(now int64, s Status, reachable uint64) Heartbeat {
 	h.due, h.sent = now+int64(h.timing.Heartbeat), now
-	return Heartbeat{From: h.self, Server: h.server, Sent: now, Leaving: h.leaving, Leased: now < h.until, Status: s, Reachable: reachable,
+	return Heartbeat{From: h.self, Server: h.server, Sent: now, Alike: h.alike, Bound: int64(h.timing.LeaseBound()), Leaving: h.leaving, Leased: now < h.until, Status: s, Reachable: reachable,
 		Seen: h.view.Epoch}
 }
 

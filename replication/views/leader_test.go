@@ -283,3 +283,46 @@ func TestRemovalsAreExplained(t *testing.T) {
 		t.Errorf("%q, want %q", got, want)
 	}
 }
+
+// TestReplicasAreAlike: one that was started otherwise is not let in, and is told why. If it were, all would wait for channels that it cannot have.
+func TestReplicasAreAlike(t *testing.T) {
+	s := newStage(t, 3)
+	for n := range uint8(3) {
+		s.says(n+1, func(h *Heartbeat) { h.Alike = "-I 1m" })
+	}
+	s.run(500, 1, 2, 3)
+	s.says(3, func(h *Heartbeat) {
+		h.From.Incarnation, h.Alike, h.Epoch, h.Reachable = 11, "-I 2m", 0, bit(1)|bit(2)
+	})
+	s.run(1000, 1, 2, 3)
+	s.expect("epoch 2, generation 1: 1/10 2/10")
+	if why := s.l.admits(s.now, s.sent[3].From); why != "it was started with -I 2m, but replica 1 with -I 1m: give all replicas the same" {
+		t.Error(why)
+	}
+	s.says(3, func(h *Heartbeat) { h.Alike = "-I 1m" })
+	s.run(100, 1, 2, 3)
+	s.expect("epoch 3, generation 1: 1/10 2/10 3/11 (catching up)")
+}
+
+func TestGenerationOfReplicasThatAreAlike(t *testing.T) {
+	s := newStage(t, 3)
+	s.run(500, 1, 2, 3)
+	for n, alike := range map[uint8]string{1: "-I 1m", 2: "-I 2m", 3: "-I 1m"} {
+		s.says(n, func(h *Heartbeat) { h.From.Incarnation, h.Alike, h.Epoch = 11, alike, 0 })
+	}
+	s.run(3000, 1, 2, 3)
+	s.expect("epoch 3, generation 2: 1/11 3/11")
+}
+
+// TestLongestLeaseCounts: a leader that was started with a shorter lease than the members waits for theirs.
+func TestLongestLeaseCounts(t *testing.T) {
+	s := newStage(t, 3)
+	for n := range uint8(3) {
+		s.says(n+1, func(h *Heartbeat) { h.Bound = int64(time.Second) })
+	}
+	s.run(500, 1, 2, 3)
+	s.run(900, 1, 2)
+	s.expect("epoch 1, generation 1: 1/10 2/10 3/10")
+	s.run(200, 1, 2)
+	s.expect("epoch 2, generation 1: 1/10 2/10")
+}
