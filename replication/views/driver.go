@@ -383,6 +383,10 @@ func (f *fsm) Apply(l *raft.Log) any {
 	if err != nil {
 		return err
 	}
+	// What a leader has decided rests on the leases that it has granted in its reign. In a later one, even its own, others may have been.
+	if c.Term != 0 && c.Term != l.Term {
+		return fmt.Errorf("it was decided in term %d, and comes in term %d", c.Term, l.Term)
+	}
 	f.mu.Lock()
 	err = f.group.Apply(c)
 	group := f.group

@@ -36,6 +36,7 @@ type Slot struct {
 // Command is a change of the group. Exactly one of its parts is set.
 type Command struct {
 	After  uint64 // the Version that it follows; it is refused at any other
+	Term   uint64 `json:",omitempty"` // raft's, of the reign in which it was decided; it is refused in any other. 0: no matter
 	Form   *Form  `json:",omitempty"` // the group begins
 	View   *View  `json:",omitempty"` // the next view
 	Set    *Slot  `json:",omitempty"` // a slot is new, or as given from now on

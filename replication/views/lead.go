@@ -89,7 +89,9 @@ func (d *Driver) carryOut() bool {
 		}
 	}
 	if o.Propose != nil {
-		go d.propose(*o.Propose, d.reign)
+		c := *o.Propose
+		c.Term = d.term
+		go d.propose(c, d.reign)
 	}
 	if o.Round != 0 {
 		d.beginRound(o.Round)
