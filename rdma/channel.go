@@ -92,8 +92,9 @@ type arrived struct {
 	end    uint64
 }
 
-func newChannel(w wire, o *Options, counters *Counters, cfg replication.ChannelConfig) *channel {
-	ch := &channel{cfg: cfg, wire: w, counters: counters, spin: o.Spin, inline: uint32(w.inlineMax()), busy: true,
+// newChannel makes a channel of a wire of which so many receive requests have been used up.
+func newChannel(w wire, o *Options, counters *Counters, receives int, cfg replication.ChannelConfig) *channel {
+	ch := &channel{cfg: cfg, wire: w, counters: counters, spin: o.Spin, inline: uint32(w.inlineMax()), busy: true, receives: receives,
 		out: newSendRing(o.RingBytes, o.Depth), in: newRecvRing(o.RingBytes, o.Depth), stuck: make(chan struct{}, 1), done: make(chan struct{}),
 		lastMoved: time.Now()}
 	ch.idle.L = &ch.mu

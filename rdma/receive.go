@@ -175,7 +175,7 @@ func (ch *channel) sleep() error {
 	}
 	ch.counters.waits.Add(1)
 	ch.counters.crossings.Add(2) // one that finds nothing, and one that takes the event
-	if err := ch.wire.wait(time.Time{}); err != nil {
+	if err := ch.wire.wait(); err != nil {
 		if cause := ch.Cause(); cause != nil {
 			return cause
 		}

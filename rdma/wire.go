@@ -1,7 +1,5 @@
 package rdma
 
-import "time"
-
 // wire is what a channel needs of verbs: one connected queue pair with its completion queue and its two rings. The calls that a channel
 // makes while messages pass are post, poll and wait; each of the first two is one crossing from Go to C. Tests have a wire of their own.
 type wire interface {
@@ -14,14 +12,12 @@ type wire interface {
 	// poll posts so many receive requests, arms the completion queue if it is to, and then takes completions from it, as many as out holds at most.
 	// One goroutine at a time calls poll and wait.
 	poll(receives int, arm bool, out []completion) (n int, err error)
-	// wait waits for a completion after the queue has been armed, or until a deadline if that is not zero.
-	wait(deadline time.Time) error
+	// wait waits for a completion after the queue has been armed.
+	wait() error
 	// wake makes wait return an error, now and from now on. Anybody may call it, before close.
 	wake()
 	// why says what a completion's status means.
 	why(c *completion) error
-	// describe names the device, port and address for a log.
-	describe() string
 	// close frees everything. No other call may be running or come after it.
 	close()
 }

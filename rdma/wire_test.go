@@ -9,7 +9,6 @@ import (
 	"os"
 	"sync"
 	"testing"
-	"time"
 
 	"hermesd/replication"
 )
@@ -69,7 +68,6 @@ func (f *fabric) newWire(o *Options) *fakeWire {
 
 func (w *fakeWire) rings() (send, recv []byte) { return w.send, w.recv }
 func (w *fakeWire) inlineMax() int             { return w.inline }
-func (w *fakeWire) describe() string           { return "fake" }
 
 func (w *fakeWire) post(first uint64, requests []request) error {
 	if w.onPost != nil {
@@ -152,7 +150,7 @@ func (w *fakeWire) poll(receives int, arm bool, out []completion) (int, error) {
 	return n, nil
 }
 
-func (w *fakeWire) wait(deadline time.Time) error {
+func (w *fakeWire) wait() error {
 	w.fabric.mu.Lock()
 	defer w.fabric.mu.Unlock()
 	for !w.event && !w.woken {
@@ -246,7 +244,7 @@ func (e *fakeEnd) Close()                      { e.wire.close() }
 
 func (e *fakeEnd) Channel(cfg replication.ChannelConfig) replication.Channel {
 	e.path.counters[e.peer].channels.Add(1)
-	return e.path.clock.watch(newChannel(e.wire, &e.path.options, &e.path.counters[e.peer], cfg))
+	return e.path.clock.watch(newChannel(e.wire, &e.path.options, &e.path.counters[e.peer], 0, cfg))
 }
 
 // requireClosed fails if wires are left.
