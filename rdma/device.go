@@ -47,9 +47,9 @@ func eachDevice(f func(d *C.struct_ibv_device) bool) error {
 	list, err := C.ibv_get_device_list(&n)
 	if list == nil {
 		if err == nil || errors.Is(err, syscall.ENOSYS) {
-			err = errors.New("the kernel has no RDMA drivers loaded (ib_uverbs)")
+			return fmt.Errorf("%w: the kernel has no RDMA driver loaded", ErrNoDevice)
 		}
-		return fmt.Errorf("rdma: no list of devices: %w", err)
+		return fmt.Errorf("rdma: list the devices: %w", err)
 	}
 	defer C.ibv_free_device_list(list)
 	for _, d := range unsafe.Slice(list, int(n)) {
@@ -62,22 +62,25 @@ func eachDevice(f func(d *C.struct_ibv_device) bool) error {
 
 // openDevice opens the device of a name.
 func openDevice(name string) (d *device, err error) {
-	err = errors.Join(eachDevice(func(found *C.struct_ibv_device) bool {
+	var failed error
+	err = eachDevice(func(found *C.struct_ibv_device) bool {
 		if C.GoString(C.ibv_get_device_name(found)) != name {
 			return true
 		}
-		var context *C.struct_ibv_context
-		if context, err = C.ibv_open_device(found); context == nil {
-			err = fmt.Errorf("rdma: cannot open %s: %w (a container needs its /dev/infiniband)", name, err)
+		context, errno := C.ibv_open_device(found) // errno is only of a failure's
+		if context == nil {
+			failed = fmt.Errorf("rdma: cannot open %s: %w (a container needs its /dev/infiniband)", name, errno)
 			return false
 		}
 		d = &device{name: name, context: context}
 		return false
-	}), err)
-	if err != nil {
+	})
+	switch {
+	case err != nil:
 		return nil, err
-	}
-	if d == nil {
+	case failed != nil:
+		return nil, failed
+	case d == nil:
 		return nil, fmt.Errorf("rdma: there is no device %s that libibverbs can use: 'hermesd rdma' lists them", name)
 	}
 	if e := C.hd_query(d.context, &d.limits); e != 0 {

@@ -44,6 +44,9 @@ const (
 	defaultSpin      = 10 * time.Microsecond
 )
 
+// ErrNoDevice is why New fails where there is nothing that could be used.
+var ErrNoDevice = errors.New("rdma: this machine has no RDMA device that libibverbs can use")
+
 func isPowerOfTwo(n int) bool { return n > 0 && n&(n-1) == 0 }
 
 // complete checks the options and fills in defaults.

@@ -44,7 +44,7 @@ func New(o Options) (replication.Path, error) {
 		return nil, err
 	}
 	if len(names) == 0 {
-		return nil, errors.New("rdma: this machine has no RDMA device that libibverbs can use")
+		return nil, ErrNoDevice
 	}
 	p := &path{options: o, revived: make(chan struct{}, 1), closing: make(chan struct{}), devices: make(map[string]*device)}
 	if o.Device != "" || o.Address.IsValid() && !o.Address.IsUnspecified() {

@@ -33,12 +33,12 @@ type verbsWire struct {
 }
 
 // newVerbsWire makes a queue pair on a port that is not connected yet.
-func newVerbsWire(d *device, port int, o *Options) (w *verbsWire, err error) {
+func newVerbsWire(d *device, port int, o *Options) (_ *verbsWire, err error) {
 	sends, receives := o.Depth+reservedSends, o.Depth+reservedReceives+pollMax
 	if most := int(d.limits.max_requests); max(sends, receives) > most {
 		return nil, fmt.Errorf("rdma: %s has queues of %d requests at most, and a depth of %d takes %d: lower --rdma-depth", d.name, most, o.Depth, max(sends, receives))
 	}
-	w = &verbsWire{end: (*C.struct_hd_end)(C.calloc(1, C.sizeof_struct_hd_end))}
+	w := &verbsWire{end: (*C.struct_hd_end)(C.calloc(1, C.sizeof_struct_hd_end))}
 	defer func() {
 		if err != nil {
 			w.close()
