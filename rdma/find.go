@@ -20,6 +20,7 @@ type choice struct {
 	port   port
 	gid    gid
 	why    string // for people
+	known  string // of why, what is said of the device
 }
 
 func (c *choice) String() string {
@@ -40,6 +41,11 @@ func choose(addr netip.Addr, o *Options, open func(name string) (*device, error)
 	if err != nil {
 		return nil, err
 	}
+	return chooseOn(name, number, why, addr, o, open)
+}
+
+// chooseOn is choose where the device is known.
+func chooseOn(name string, number int, why string, addr netip.Addr, o *Options, open func(name string) (*device, error)) (*choice, error) {
 	d, err := open(name)
 	if err != nil {
 		return nil, err
@@ -47,7 +53,7 @@ func choose(addr netip.Addr, o *Options, open func(name string) (*device, error)
 	for deadline := time.Now().Add(gidPatience); ; time.Sleep(gidInterval) {
 		c, err := choosePort(d, number, addr, o)
 		if err == nil {
-			c.why = why + "; " + c.why
+			c.known, c.why = why, why+"; "+c.why
 			return c, nil
 		}
 		if !errors.Is(err, errNoGID) || time.Now().After(deadline) {

@@ -27,7 +27,8 @@ type path struct {
 	wg       sync.WaitGroup // of the devices' events
 
 	mu      sync.Mutex
-	devices map[string]*device // opened, by name
+	devices map[string]*device     // opened, by name
+	chosen  map[netip.Addr]*choice // by address: finding a device reads hundreds of files
 	gone    []*device          // those that have failed; closed at the end
 }
 
@@ -46,9 +47,10 @@ func New(o Options) (replication.Path, error) {
 	if len(names) == 0 {
 		return nil, ErrNoDevice
 	}
-	p := &path{options: o, revived: make(chan struct{}, 1), closing: make(chan struct{}), devices: make(map[string]*device)}
+	p := &path{options: o, revived: make(chan struct{}, 1), closing: make(chan struct{}), devices: make(map[string]*device),
+		chosen: make(map[netip.Addr]*choice)}
 	if o.Device != "" || o.Address.IsValid() && !o.Address.IsUnspecified() {
-		c, err := choose(o.Address, &p.options, p.open)
+		c, err := p.choose(o.Address)
 		if err != nil {
 			p.closeDevices()
 			return nil, err
@@ -81,6 +83,24 @@ func (p *path) open(name string) (*device, error) {
 	p.devices[name] = d
 	p.wg.Go(func() { p.listen(d) })
 	return d, nil
+}
+
+// choose is choose for an address that may have been asked for before: then its device is known, and only port and GID are looked at anew.
+func (p *path) choose(addr netip.Addr) (c *choice, err error) {
+	p.mu.Lock()
+	before := p.chosen[addr]
+	p.mu.Unlock()
+	if before != nil {
+		if c, err = chooseOn(before.device, before.port.number, before.known, addr, &p.options, p.open); err == nil {
+			return c, nil
+		}
+	}
+	if c, err = choose(addr, &p.options, p.open); err == nil {
+		p.mu.Lock()
+		p.chosen[addr] = c
+		p.mu.Unlock()
+	}
+	return c, err
 }
 
 // reviveAfter is how long after a port has become active channels are set up anew: its addresses come a moment later.
@@ -163,7 +183,7 @@ func (p *path) Open(peer uint8, local netip.Addr) (replication.PathEnd, error) {
 	if !addr.IsValid() || addr.IsUnspecified() {
 		addr = local
 	}
-	c, err := choose(addr, &p.options, p.open)
+	c, err := p.choose(addr)
 	if err != nil {
 		return nil, err
 	}

@@ -190,15 +190,18 @@ type fakePath struct {
 	counters [replication.MaxMember + 1]Counters
 	clock    clock
 	each     func(w *fakeWire) // a test's, of every wire; nil: nothing
-	failOpen error
 	revived  chan struct{}
+
+	mu        sync.Mutex
+	failOpen  error
+	failProbe error
 }
 
 func newFakePath(f *fabric, o Options) *fakePath {
 	if err := o.complete(); err != nil {
 		panic(err)
 	}
-	p := &fakePath{fabric: f, options: o, revived: make(chan struct{}, 1)}
+	p := &fakePath{fabric: f, options: o, revived: make(chan struct{})}
 	p.clock.start(o.Silence)
 	return p
 }
@@ -209,6 +212,8 @@ func (p *fakePath) Stats(peer uint8, f func(name string, v uint64)) { p.counters
 func (p *fakePath) Close() error                                    { p.clock.stop(); return nil }
 
 func (p *fakePath) Open(peer uint8, _ netip.Addr) (replication.PathEnd, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.failOpen != nil {
 		return nil, p.failOpen
 	}
@@ -239,7 +244,13 @@ func (e *fakeEnd) Connect(offer []byte) error {
 	return nil
 }
 
-func (e *fakeEnd) Probe(context.Context) error { return nil }
+func (p *fakePath) setFailOpen(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.failOpen = err
+}
+
+func (e *fakeEnd) Probe(context.Context) error { return e.path.failProbe }
 func (e *fakeEnd) Close()                      { e.wire.close() }
 
 func (e *fakeEnd) Channel(cfg replication.ChannelConfig) replication.Channel {
