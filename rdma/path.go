@@ -29,7 +29,7 @@ type path struct {
 	mu      sync.Mutex
 	devices map[string]*device     // opened, by name
 	chosen  map[netip.Addr]*choice // by address: finding a device reads hundreds of files
-	gone    []*device          // those that have failed; closed at the end
+	gone    []*device              // those that have failed; closed at the end
 }
 
 // New finds the device of o.Address, if that is one, and returns the path of its channels. An error says why there can be none.
