@@ -3,10 +3,19 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-full ci
+.PHONY: build rdma test-rdma test-rdma-full test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-full ci
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
+
+rdma: ## the binary with RDMA (needs cgo and libibverbs-dev)
+	CGO_ENABLED=1 $(GO) build -trimpath -tags rdma -o bin/hermesd .
+
+test-rdma: ## the tests that need RDMA devices, in a virtual machine with software ones (installs what it needs)
+	rdma/test short
+
+test-rdma-full: ## the same at full length: a quarter of an hour
+	rdma/test full
 
 test: ## what the README promises
 	$(GO) test ./...

@@ -1,5 +1,5 @@
 // hermesd is a memcached whose replicas are kept linearizable by the Hermes protocol. This file is its command line; what the
-// commands do lies in serve.go, local.go and group.go, and in package bench.
+// commands do lies in serve.go, local.go, group.go and transport.go, and in package bench.
 package main
 
 import (
@@ -43,7 +43,7 @@ talk to any replica of a group.`
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return fmt.Errorf("%w (see '%s --help')", err, cmd.CommandPath())
 	})
-	root.AddCommand(serveCommand("serve"), localCommand(), groupCommand(), bench.Command(), &cobra.Command{
+	root.AddCommand(serveCommand("serve"), localCommand(), groupCommand(), rdmaCommand(), bench.Command(), &cobra.Command{
 		Use:   "version",
 		Short: "Print the version",
 		Args:  cobra.NoArgs,

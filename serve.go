@@ -43,13 +43,14 @@ type options struct {
 	dataDir            string
 	witness            bool
 	timing             views.Timing
+	transport          transportOptions
 
 	readyFD int // a descriptor that is told "ready"; -1: none
 }
 
 func defaultOptions() options {
 	return options{listen: []string{"127.0.0.1"}, port: 11211, memoryMB: 64, connLimit: 1024, threads: 4, itemSizeMax: 1 << 20,
-		opTimeout: 3 * time.Second, timing: views.DefaultTiming, readyFD: -1}
+		opTimeout: 3 * time.Second, timing: views.DefaultTiming, transport: defaultTransport(), readyFD: -1}
 }
 
 // clientFlags are the options that `serve` and `local` share.
@@ -93,6 +94,7 @@ func serveCommand(name string) *cobra.Command {
 		"host:port to listen on for the other replicas, where it is not this replica's in --group: behind a proxy or in a container")
 	f.StringVar(&o.dataDir, "data-dir", "", "directory of this replica's own for what it must remember when it is started again; needed with --group")
 	f.BoolVar(&o.witness, "witness", false, "vote in the group and hold no data: the third of a group of two")
+	o.transport.flags(f)
 	f.IntVar(&o.readyFD, "ready-fd", o.readyFD, "descriptor to write \"ready\" to when serving")
 	_ = f.MarkHidden("ready-fd")
 	return cmd
@@ -117,6 +119,9 @@ func (o *options) validate() (map[uint8]string, error) {
 		return nil, fmt.Errorf("item size limit of %d bytes is more than half of the memory limit of %d megabytes", o.itemSizeMax, o.memoryMB)
 	case o.opTimeout < 10*time.Millisecond || o.opTimeout > time.Minute:
 		return nil, fmt.Errorf("operation timeout of %v: give 10ms to 1m", o.opTimeout)
+	}
+	if err := o.transport.validate(); err != nil {
+		return nil, err
 	}
 	if o.group == "" {
 		if o.witness {
@@ -255,6 +260,11 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 		if ln, err = o.listenReplication(group); err != nil {
 			return err
 		}
+		if cfg.Path, cfg.NoPath, err = o.openPath(ln.Addr(), len(group), r.log); err != nil {
+			_ = ln.Close()
+			return err
+		}
+		cfg.PathOnly = o.transport.kind == transportRDMA
 		cfg.Listener, control = replication.Split(ln)
 		cfg.Self, cfg.Replicas, cfg.ReserveUnique = replication.Member{Number: uint8(o.id), Incarnation: 1}, len(group), r.store.ReserveUnique
 	}

@@ -64,6 +64,9 @@ var (
 	errValueSize  = fmt.Errorf("replication: message with a value of more than %d bytes", MaxValue)
 )
 
+// MessageBound is the most bytes that AppendMessage takes for m, and never less than the capacity that it needs.
+func MessageBound(m *Message) int { return codecHeadMax + len(m.Key) + len(m.Value) }
+
 // AppendMessage appends the encoding of m to dst and returns the longer slice, like append. It allocates only
 // if dst is too small; capacity for codecHeadMax bytes more than needed may be used. From is not encoded.
 // A message that DecodeMessage would refuse is a mistake of the caller's, and panics here, where it can be found.

@@ -21,7 +21,10 @@ type Config struct {
 	Self     Member       // this life of this replica; zero: a replica for itself, which needs no control plane
 	Replicas int          // how many the group is meant to have, for checking that there is memory for it; 0: 1
 	Listener net.Listener // for channels with the other replicas; nil for a replica for itself
-	Unique   uint64       // unique numbers of earlier lives lie below; 0: taken from the clock
+	Path     Path         // TCPConfig's, as the next two; the node closes it, also when New fails
+	NoPath   string
+	PathOnly bool
+	Unique   uint64 // unique numbers of earlier lives lie below; 0: taken from the clock
 	// ReserveUnique notes on the disk that n more unique numbers may be used, and returns the bound below which they lie (views.Store). nil: there
 	// is no bound, and none is noted.
 	ReserveUnique func(n uint64) (from, to uint64, err error)
@@ -96,6 +99,9 @@ type nodeLane struct {
 func New(cfg Config) (*Node, error) {
 	n, err := assemble(cfg)
 	if err != nil {
+		if cfg.Path != nil {
+			_ = cfg.Path.Close()
+		}
 		return nil, err
 	}
 	if n.alone {
@@ -103,7 +109,7 @@ func New(cfg Config) (*Node, error) {
 		n.Enter(views.View{Epoch: 1, Members: []views.Replica{{Member: n.self, Serving: true}}})
 	} else {
 		t, err := NewTCP(TCPConfig{Self: n.self, Listener: cfg.Listener, ValueMax: int(cfg.ItemSizeMax), Logger: n.log,
-			PeerTimeout: peerTimeout(n.cfg.Unreachable)})
+			PeerTimeout: peerTimeout(n.cfg.Unreachable), Path: cfg.Path, NoPath: cfg.NoPath, PathOnly: cfg.PathOnly})
 		if err != nil {
 			return nil, err
 		}

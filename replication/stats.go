@@ -57,6 +57,11 @@ func (n *Node) Stats(f func(name, value string)) {
 		count("peer:"+strconv.Itoa(int(peer))+":credit_left_bytes", uint64(n.credit.left(peer)))
 	}
 	n.transport.Stats(count)
+	if d, ok := n.transport.(interface {
+		Describe(func(name, value string))
+	}); ok {
+		d.Describe(f)
+	}
 }
 
 // state is what the replica is doing, in a word or two.

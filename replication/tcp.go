@@ -34,6 +34,12 @@ type TCPConfig struct {
 	// its channel is broken; 0: 5 s, at least 500 ms, for TCP sends lost bytes again after 200 ms at the earliest. It notices vanished
 	// hosts and cut cables, an idle one only after two seconds or more; a process that dies is noticed at once.
 	PeerTimeout time.Duration
+	// Path is a way for messages that is tried before this connection's own; nil: none. The transport closes it, also when NewTCP fails.
+	Path Path
+	// NoPath says why Path is nil, where somebody may wonder: for the log, for Describe, and for peers that have one.
+	NoPath string
+	// PathOnly refuses channels whose messages would have to go over TCP; Path is needed then.
+	PathOnly bool
 	// HandshakeTimeout is how long a new connection may take to say who it is; 0: 5 s.
 	HandshakeTimeout time.Duration
 	// HoldTimeout is how long a member that connects and is not among the peers is held, in case SetPeers is about to list it, before it
@@ -103,6 +109,9 @@ func NewTCP(cfg TCPConfig) (*TCP, error) {
 		if cfg.Listener != nil {
 			_ = cfg.Listener.Close()
 		}
+		if cfg.Path != nil {
+			_ = cfg.Path.Close()
+		}
 		return nil, err
 	}
 	t := &TCP{cfg: cfg, self: cfg.Self, log: cfg.Logger, interrupt: func(Member) {}, changed: make(chan struct{}),
@@ -123,6 +132,8 @@ func (cfg *TCPConfig) complete() error {
 		return fmt.Errorf("replication: ValueMax %d is not in 1..%d", cfg.ValueMax, MaxValue)
 	case cfg.OutLimit < 0 || cfg.HandshakeTimeout < 0 || cfg.HoldTimeout < 0:
 		return errors.New("replication: OutLimit, HandshakeTimeout and HoldTimeout cannot be negative")
+	case cfg.PathOnly && cfg.Path == nil:
+		return errors.New("replication: PathOnly needs a Path")
 	case cfg.PeerTimeout != 0 && cfg.PeerTimeout < minPeerTimeout:
 		return fmt.Errorf("replication: PeerTimeout %v is below %v", cfg.PeerTimeout, minPeerTimeout)
 	}
@@ -168,6 +179,9 @@ func (t *TCP) Start(h Handler) error {
 		t.interrupt = i.Interrupt
 	}
 	t.wg.Go(t.accept)
+	if t.cfg.Path != nil && t.cfg.Path.Revived() != nil {
+		t.wg.Go(t.retryPaths)
+	}
 	for i := range t.peers {
 		if p := t.peers[i].Load(); p != nil && p.listing != nil {
 			t.attend(p)
@@ -189,7 +203,7 @@ func (t *TCP) Send(to uint8, m *Message) {
 		panic(fmt.Sprintf("replication: sending a value of %d bytes, more than ValueMax %d", len(m.Value), t.cfg.ValueMax))
 	}
 	ch := p.channel.Load()
-	if ch == nil || !ch.send(m) {
+	if ch == nil || !ch.Send(m) {
 		p.stats.dropped.Add(1)
 		return
 	}
@@ -207,7 +221,7 @@ func (t *TCP) Flush() {
 	for dirty := t.dirty.Swap(0); dirty != 0; dirty &= dirty - 1 {
 		number := firstMember(dirty)
 		if ch := t.peers[number].Load().channel.Load(); ch != nil {
-			ch.flush()
+			ch.Flush()
 		}
 	}
 }
@@ -216,7 +230,8 @@ func (t *TCP) Flush() {
 // not be called from inside a handler call, for it waits for them.
 func (t *TCP) Close() error {
 	t.mu.Lock()
-	if !t.closed {
+	first := !t.closed
+	if first {
 		t.closed = true
 		t.cancel(errTransportClosed)
 		_ = t.cfg.Listener.Close()
@@ -226,6 +241,9 @@ func (t *TCP) Close() error {
 	}
 	t.mu.Unlock()
 	t.wg.Wait()
+	if first && t.cfg.Path != nil {
+		return t.cfg.Path.Close()
+	}
 	return nil
 }
 

@@ -69,14 +69,28 @@ func (t *TCP) welcome(conn *net.TCPConn) {
 	defer context.AfterFunc(l.ctx, func() { _ = conn.Close() })()
 	_ = conn.SetDeadline(time.Now().Add(t.cfg.HandshakeTimeout)) // being held and waiting for the turn took some of it
 	if _, err = conn.Write(t.hello(l.self, h.from)); err == nil {
-		_, err = expectGreeting(conn, greetReady)
-	}
-	if err == nil {
-		_, err = p.serve(conn, l, h.from, false)
+		err = p.accepted(conn, l, &h)
 	}
 	if l.ctx.Err() == nil {
 		p.say(l, err)
 	}
+}
+
+// accepted serves a connection whose HELLO has been answered.
+func (p *tcpPeer) accepted(conn *net.TCPConn, l *listing, h *hello) error {
+	end, why, err := p.choosePath(conn, l, h, false)
+	if err != nil {
+		tellRefusal(conn, err)
+		return err
+	}
+	if _, err = expectGreeting(conn, greetReady); err != nil {
+		if end != nil {
+			end.Close()
+		}
+		return err
+	}
+	_, err = p.serve(conn, l, h.from, end, why, false)
+	return err
 }
 
 // greet reads the HELLO of a fresh connection, waits until its sender is listed, and takes the turn for it.
@@ -195,7 +209,7 @@ func (p *tcpPeer) takeTurn(l *listing, a *arrival) error {
 			return refuse("a later life of member %d is connected (incarnation %d, this is %d): is another replica running with the same number?",
 				a.from.Number, connected, a.from.Incarnation)
 		}
-		p.current.breakWith(fmt.Errorf("replaced by a new connection of incarnation %d", a.from.Incarnation))
+		p.current.Break(fmt.Errorf("replaced by a new connection of incarnation %d", a.from.Incarnation))
 	}
 	if p.next != nil && p.next != a {
 		p.next.sendAway()

@@ -111,7 +111,7 @@ func newTCPChannel(p *tcpPeer, member Member, conn *net.TCPConn) (*tcpChannel, e
 }
 
 // send encodes m into the buffer; false: the channel is dead.
-func (ch *tcpChannel) send(m *Message) bool {
+func (ch *tcpChannel) Send(m *Message) bool {
 	ch.mu.Lock()
 	if ch.dead != nil {
 		ch.mu.Unlock()
@@ -119,8 +119,8 @@ func (ch *tcpChannel) send(m *Message) bool {
 	}
 	if ch.waiting >= ch.peer.transport.cfg.OutLimit {
 		ch.mu.Unlock()
-		ch.peer.stats.overflows.Add(1)
-		ch.breakWith(errOverflow)
+		ch.peer.stats.Overflows.Add(1)
+		ch.Break(errOverflow)
 		return false
 	}
 	before := len(ch.fill)
@@ -159,7 +159,7 @@ func (ch *tcpChannel) take() {
 	if n := cap(ch.fill); n > bufferKept || n > bufferUsual && ch.usual > bufferRounds {
 		ch.fill = nil
 	}
-	ch.peer.stats.messagesSent.Add(ch.messages)
+	ch.peer.stats.MessagesSent.Add(ch.messages)
 	ch.messages, ch.want = 0, false
 }
 
@@ -171,11 +171,11 @@ func (ch *tcpChannel) seal() {
 		binary.LittleEndian.PutUint32(b[4:], crc32.Checksum(b[frameHead:end], castagnoli))
 		b = b[end:]
 	}
-	ch.peer.stats.batchesSent.Add(frames)
+	ch.peer.stats.BatchesSent.Add(frames)
 }
 
 // flush writes what is in fill, unless somebody else is writing: then he takes it along.
-func (ch *tcpChannel) flush() {
+func (ch *tcpChannel) Flush() {
 	ch.mu.Lock()
 	if ch.busy || len(ch.fill) == 0 || ch.dead != nil {
 		ch.want = ch.busy
@@ -189,7 +189,7 @@ func (ch *tcpChannel) flush() {
 		ch.seal()
 		n, err := ch.tryWrite(ch.out)
 		if err != nil {
-			ch.breakWith(fmt.Errorf("write: %w", err))
+			ch.Break(fmt.Errorf("write: %w", err))
 			return // and stays busy: the channel is dead
 		}
 		ch.mu.Lock()
@@ -233,12 +233,12 @@ func (ch *tcpChannel) tryWrite(b []byte) (n int, err error) {
 	case ch.tryErr != nil:
 		return 0, ch.tryErr
 	}
-	stats.bytesSent.Add(uint64(ch.tryN))
+	stats.BytesSent.Add(uint64(ch.tryN))
 	return ch.tryN, nil
 }
 
 // writer is the goroutine that writes what the socket did not take. It has busy from a wake until nothing is left.
-func (ch *tcpChannel) writer() {
+func (ch *tcpChannel) Write() {
 	for {
 		select {
 		case <-ch.done:
@@ -247,7 +247,7 @@ func (ch *tcpChannel) writer() {
 		}
 		for more := true; more; {
 			if err := ch.writeOut(); err != nil {
-				ch.breakWith(fmt.Errorf("write: %w", err))
+				ch.Break(fmt.Errorf("write: %w", err))
 				return
 			}
 			ch.mu.Lock()
@@ -269,7 +269,7 @@ func (ch *tcpChannel) writeOut() error {
 	for b := ch.out[ch.taken:]; len(b) > 0; {
 		n, err := ch.conn.Write(b[:min(len(b), writeChunk)])
 		ch.peer.stats.writeCalls.Add(1)
-		ch.peer.stats.bytesSent.Add(uint64(n))
+		ch.peer.stats.BytesSent.Add(uint64(n))
 		ch.mu.Lock()
 		ch.waiting -= n
 		ch.mu.Unlock()
@@ -283,14 +283,17 @@ func (ch *tcpChannel) writeOut() error {
 }
 
 // open lets the channel write: what was sent since it was made goes out first.
-func (ch *tcpChannel) open() {
+func (ch *tcpChannel) Open() {
 	ch.mu.Lock()
 	ch.handOver()
 }
 
-// breakWith ends the channel; the first reason counts. It makes no system call (a deadline is the runtime's own), so Send may
+// Close implements Channel: there is nothing to free.
+func (ch *tcpChannel) Close() {}
+
+// Break implements Channel. It makes no system call (a deadline is the runtime's own), so Send may
 // call it: the reader and the writer wake up with errors, and the reader does the rest.
-func (ch *tcpChannel) breakWith(reason error) {
+func (ch *tcpChannel) Break(reason error) {
 	ch.mu.Lock()
 	first := ch.dead == nil
 	if first {
@@ -305,14 +308,14 @@ func (ch *tcpChannel) breakWith(reason error) {
 }
 
 // cause is why the channel ended.
-func (ch *tcpChannel) cause() error {
+func (ch *tcpChannel) Cause() error {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	return ch.dead
 }
 
 // read hands over what comes until the channel ends, and returns why.
-func (ch *tcpChannel) read(h Handler) error {
+func (ch *tcpChannel) Read(h Handler) error {
 	var (
 		stats    = &ch.peer.stats
 		base     = make([]byte, readSize)
@@ -329,7 +332,7 @@ func (ch *tcpChannel) read(h Handler) error {
 		if err != nil {
 			return err
 		}
-		stats.bytesReceived.Add(uint64(n))
+		stats.BytesReceived.Add(uint64(n))
 		to += n
 		before := from
 		missing := 0
@@ -398,7 +401,7 @@ func nextFrame(b []byte, limit int) (payload []byte, missing int, err error) {
 // deliver hands over the messages of one frame, as long as the channel lives.
 func (ch *tcpChannel) deliver(h Handler, frame []byte, m *Message) error {
 	count := uint64(0)
-	defer func() { ch.peer.stats.messagesReceived.Add(count) }()
+	defer func() { ch.peer.stats.MessagesReceived.Add(count) }()
 	for len(frame) > 0 {
 		n, err := DecodeMessage(frame, m)
 		if err != nil {
@@ -411,10 +414,10 @@ func (ch *tcpChannel) deliver(h Handler, frame []byte, m *Message) error {
 		count++
 		h.Receive(m)
 		if ch.ended.Load() {
-			return ch.cause() // Receive may have waited long, and what it dropped must not be followed by more than need be
+			return ch.Cause() // Receive may have waited long, and what it dropped must not be followed by more than need be
 		}
 	}
-	ch.peer.stats.batchesReceived.Add(1)
+	ch.peer.stats.BatchesReceived.Add(1)
 	return nil
 }
 

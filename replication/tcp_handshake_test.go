@@ -70,7 +70,7 @@ func TestHandshakeRefusals(t *testing.T) {
 		text   string
 		notYet bool
 	}{
-		{"another version", change(fits(), 8, 1), "version 1 of the replication protocol and this replica version 2", false},
+		{"another version", change(fits(), 8, 1), "version 1 of the replication protocol and this replica version 3", false},
 		{"no number", tcp.hello(life(0, 1), life(2, 20)), "there is no member 0", false},
 		{"too great a number", tcp.hello(life(64, 1), life(2, 20)), "there is no member 64", false},
 		{"no incarnation", tcp.hello(life(3, 0), life(2, 20)), "there is no member 3 of incarnation 0", false},
@@ -249,7 +249,7 @@ func TestTurnAfterTheListingEnded(t *testing.T) {
 	l := p.listing
 	tcp.Reset(life(2, 21))
 	tcp.handler = nil // calling it panics
-	if _, err := p.serve(dialTo(t, ln), l, life(3, 30), false); err != errReset {
+	if _, err := p.serve(dialTo(t, ln), l, life(3, 30), nil, "", false); err != errReset {
 		t.Errorf("served: %v", err)
 	}
 }

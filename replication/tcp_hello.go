@@ -15,8 +15,8 @@ import (
 )
 
 // The handshake. The dialler says HELLO; the listener, once nothing of an earlier channel with that member can be delivered any
-// more, answers with its own; the dialler, which made sure of the same before it dialled, calls PeerUp and says
-// READY; then the listener calls PeerUp and says READY. What follows are frames (tcp_channel.go); each end may send them as
+// more, answers with its own; if both have a path, they agree on whether to use it (tcp_path.go); the dialler, which made sure of the same
+// before it dialled, calls PeerUp and says READY; then the listener calls PeerUp and says READY. What follows are frames (tcp_channel.go); each end may send them as
 // soon as it has said READY. In place of any of these, REFUSE tells the other why not, in words for its log; NOTYET does so
 // where the reason may pass by itself.
 //
@@ -28,13 +28,13 @@ import (
 // The first 16 bytes stay as they are in all versions of the protocol, so that versions can refuse each other in words.
 const (
 	// ProtocolVersion is that of the messages between replicas. All of a group must have the same.
-	ProtocolVersion = 2
+	ProtocolVersion = 3
 
 	textMax    = 16 << 10        // bytes of a refusal
 	lingerTime = 1 * time.Second // for a refusal to arrive
 
 	greetHead = 16
-	helloSize = 1 + 1 + 2 + 8 + 8 + 4
+	helloSize = 1 + 1 + 2 + 8 + 8 + 4 + 1 // without the reason
 )
 
 var greetMagic = [8]byte{'h', 'e', 'r', 'm', 'e', 's', 'd', '\n'}
@@ -46,14 +46,18 @@ const (
 	greetReady
 	greetRefuse
 	greetNotYet
+	greetPath
 )
 
-// hello is the payload of HELLO: number 1 byte, number of to 1, lanes 2, incarnation 8, incarnation of to 8, valueMax 4.
+// hello is the payload of HELLO: number 1 byte, number of to 1, lanes 2, incarnation 8, incarnation of to 8, valueMax 4, path 1 (0 or 1), and if it is
+// 0 the reason, in words.
 type hello struct {
 	from     Member
 	to       Member // whom the sender believes to talk to; incarnation 0: any
 	lanes    uint16
 	valueMax uint32
+	path     bool   // the sender has a path, and which it is the PATH messages tell
+	noPath   string // why it has none
 }
 
 // refusal is an error whose text came from the peer, or is meant for it.
@@ -162,6 +166,11 @@ func (t *TCP) hello(self, to Member) []byte {
 	b = binary.LittleEndian.AppendUint64(b, self.Incarnation)
 	b = binary.LittleEndian.AppendUint64(b, to.Incarnation)
 	b = binary.LittleEndian.AppendUint32(b, uint32(t.cfg.ValueMax))
+	if t.cfg.Path != nil {
+		b = append(b, 1)
+	} else {
+		b = append(append(b, 0), shorten(t.cfg.NoPath)...)
+	}
 	return appendGreeting(nil, greetHello, b)
 }
 
@@ -171,12 +180,13 @@ func readHello(r io.Reader) (hello, error) {
 	if err != nil {
 		return hello{}, err
 	}
-	if len(b) != helloSize {
+	if len(b) < helloSize || b[helloSize-1] > 1 {
 		return hello{}, errNotOurs
 	}
 	return hello{from: Member{Number: b[0], Incarnation: binary.LittleEndian.Uint64(b[4:])},
 		to:    Member{Number: b[1], Incarnation: binary.LittleEndian.Uint64(b[12:])},
-		lanes: binary.LittleEndian.Uint16(b[2:]), valueMax: binary.LittleEndian.Uint32(b[20:])}, nil
+		lanes: binary.LittleEndian.Uint16(b[2:]), valueMax: binary.LittleEndian.Uint32(b[20:]),
+		path: b[helloSize-1] == 1, noPath: printable(b[helloSize:])}, nil
 }
 
 // checkHello refuses what no view can mend. It gives the reason that helps most: each later check can fail because of what an earlier
@@ -195,6 +205,8 @@ func (t *TCP) checkHello(h *hello, self uint8) error {
 	case int(h.valueMax) != t.cfg.ValueMax:
 		return refuse("member %d takes values up to %d bytes and member %d up to %d: give all replicas the same item size limit",
 			h.from.Number, h.valueMax, self, t.cfg.ValueMax)
+	case t.cfg.PathOnly && !h.path:
+		return refuse("member %d is to use nothing but %s, and member %d does not: %s", self, t.cfg.Path.Name(), h.from.Number, h.noPath)
 	}
 	return nil
 }

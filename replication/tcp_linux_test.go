@@ -21,10 +21,12 @@ func TestSilenceIsNoticedInTime(t *testing.T) {
 	for i, n := range c.nodes {
 		peer := n.transport.(*TCP).peers[2-i].Load()
 		await(t, "the channel is up", func() bool { return peer.channel.Load() != nil })
-		channel := peer.channel.Load()
+		raw, err := peer.channel.Load().conn.SyscallConn()
+		if err != nil {
+			t.Fatal(err)
+		}
 		var got int
-		var err error
-		if controlErr := channel.raw.Control(func(fd uintptr) {
+		if controlErr := raw.Control(func(fd uintptr) {
 			got, err = unix.GetsockoptInt(int(fd), unix.IPPROTO_TCP, unix.TCP_USER_TIMEOUT)
 		}); controlErr != nil || err != nil {
 			t.Fatal(controlErr, err)

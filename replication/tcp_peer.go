@@ -27,17 +27,17 @@ const (
 type tcpPeer struct {
 	transport *TCP
 	number    uint8
-	channel   atomic.Pointer[tcpChannel] // what Send uses; nil: not up
+	channel   atomic.Pointer[liveChannel] // what Send uses; nil: not up
 	stats     tcpStats
 
 	// turn is held by the one connection that may be between PeerUp and PeerDown. Who has taken it looks whether its listing has ended.
 	turn chan struct{}
 
 	// Guarded by the transport's mu.
-	listing *listing    // nil: not among the peers
-	current *tcpChannel // has the turn
-	next    *arrival    // waits for the turn
-	said    string      // what was logged last, so that it is not said again at every try
+	listing *listing     // nil: not among the peers
+	current *liveChannel // has the turn
+	next    *arrival     // waits for the turn
+	said    string       // what was logged last, so that it is not said again at every try
 }
 
 func newTCPPeer(t *TCP, number uint8) *tcpPeer {
@@ -108,7 +108,12 @@ func (p *tcpPeer) dial(l *listing) (up time.Duration, err error) {
 		tellRefusal(conn, err)
 		return 0, err
 	}
-	return p.serve(conn, l, h.from, true)
+	end, why, err := p.choosePath(conn, l, &h, true)
+	if err != nil {
+		tellRefusal(conn, err)
+		return 0, err
+	}
+	return p.serve(conn, l, h.from, end, why, true)
 }
 
 // checkAnswer says what is wrong with the HELLO of one that was dialled.
@@ -129,22 +134,23 @@ func (t *TCP) checkAnswer(h *hello, l *listing) error {
 	return nil
 }
 
-// serve makes a channel of a connection whose HELLOs are exchanged, and returns why it ended and how long it was up.
-// The caller has the turn, and closes conn when the listing ends.
-func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, dialled bool) (up time.Duration, err error) {
+// serve makes a channel of a connection whose HELLOs are exchanged and whose path is chosen, and returns why it ended and how long it was
+// up. The caller has the turn, and closes conn when the listing ends.
+func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, end PathEnd, why string, dialled bool) (up time.Duration, err error) {
 	t := p.transport
 	// Before anybody can break the channel, which is done by setting a deadline.
 	_ = conn.SetDeadline(time.Time{})
-	ch, err := newTCPChannel(p, member, conn)
+	ch, err := p.newChannel(member, conn, end, why)
 	if err != nil {
 		return 0, err
 	}
+	defer ch.Close()
 	p.setCurrent(ch)
 	defer p.setCurrent(nil)
 	if l.ctx.Err() != nil { // Reset may have waited for an earlier turn and returned
 		return 0, context.Cause(l.ctx)
 	}
-	defer context.AfterFunc(l.ctx, func() { ch.breakWith(context.Cause(l.ctx)) })()
+	defer context.AfterFunc(l.ctx, func() { ch.Break(context.Cause(l.ctx)) })()
 	p.channel.Store(ch)
 	if err := t.handler.PeerUp(member); err != nil {
 		p.channel.Store(nil)
@@ -155,28 +161,33 @@ func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, dialled bo
 	}
 	began := time.Now()
 	if _, err = conn.Write(appendGreeting(nil, greetReady, nil)); err == nil {
-		var writer sync.WaitGroup
-		writer.Go(func() {
-			ch.writer()
+		var others sync.WaitGroup
+		others.Go(func() {
+			ch.Write()
 			t.interrupt(member)
 		})
-		ch.open()
-		err = p.receive(ch, l, dialled)
-		ch.breakWith(err)
-		writer.Wait()
+		ch.Open()
+		if err = p.ready(ch, l, dialled); err == nil {
+			if end != nil {
+				others.Go(ch.watchLifeLine)
+			}
+			err = ch.Read(t.handler)
+		}
+		ch.Break(err)
+		others.Wait()
 	}
 	p.channel.Store(nil)
-	ch.breakWith(err)
+	ch.Break(err)
 	_ = conn.Close() // the peer need not wait for our handler to learn of it
-	if err = ch.cause(); l.ctx.Err() != nil {
+	if err = ch.Cause(); l.ctx.Err() != nil {
 		err = context.Cause(l.ctx)
 	}
 	t.handler.PeerDown(member, err)
 	return time.Since(began), err
 }
 
-// receive reads from the channel until it ends.
-func (p *tcpPeer) receive(ch *tcpChannel, l *listing, dialled bool) error {
+// ready waits until the peer has accepted the channel.
+func (p *tcpPeer) ready(ch *liveChannel, l *listing, dialled bool) error {
 	if dialled {
 		// The listener tells its handler only now that we are ready, and may yet refuse.
 		if _, err := expectGreeting(ch.conn, greetReady); err != nil {
@@ -185,12 +196,16 @@ func (p *tcpPeer) receive(ch *tcpChannel, l *listing, dialled bool) error {
 	}
 	p.stats.connects.Add(1)
 	p.say(l, nil)
-	p.transport.log.Info().Uint8("peer", p.number).Uint64("incarnation", ch.member.Incarnation).
-		Str("address", ch.conn.RemoteAddr().String()).Msg("replication: connected")
-	return ch.read(p.transport.handler)
+	event := p.transport.log.Info().Uint8("peer", p.number).Uint64("incarnation", ch.member.Incarnation).
+		Str("address", ch.conn.RemoteAddr().String()).Str("transport", ch.path)
+	if ch.why != "" {
+		event = event.Str("transport_reason", ch.why)
+	}
+	event.Msg("replication: connected")
+	return nil
 }
 
-func (p *tcpPeer) setCurrent(ch *tcpChannel) {
+func (p *tcpPeer) setCurrent(ch *liveChannel) {
 	p.transport.mu.Lock()
 	p.current = ch
 	p.transport.mu.Unlock()

@@ -8,32 +8,20 @@ import (
 
 // tcpStats are the counters of one peer, over all channels with it.
 type tcpStats struct {
-	bytesSent        atomic.Uint64
-	messagesSent     atomic.Uint64
-	batchesSent      atomic.Uint64 // frames
-	writeCalls       atomic.Uint64 // write(2), those that took nothing included
-	bytesReceived    atomic.Uint64
-	messagesReceived atomic.Uint64
-	batchesReceived  atomic.Uint64
-	readCalls        atomic.Uint64 // read(2), those that found nothing included
-	connects         atomic.Uint64 // channels set up; all but the first are reconnects
-	dropped          atomic.Uint64 // messages for a member that was not up
-	overflows        atomic.Uint64 // channels broken because OutLimit was reached
+	ChannelCounters
+	writeCalls atomic.Uint64 // write(2), those that took nothing included
+	readCalls  atomic.Uint64 // read(2), those that found nothing included
+	connects   atomic.Uint64 // channels set up; all but the first are reconnects
+	dropped    atomic.Uint64 // messages for a member that was not up
 }
 
 // each calls f with every counter by name.
 func (s *tcpStats) each(f func(name string, value uint64)) {
-	f("bytes_sent", s.bytesSent.Load())
-	f("messages_sent", s.messagesSent.Load())
-	f("batches_sent", s.batchesSent.Load())
+	s.ChannelCounters.each(f)
 	f("write_calls", s.writeCalls.Load())
-	f("bytes_received", s.bytesReceived.Load())
-	f("messages_received", s.messagesReceived.Load())
-	f("batches_received", s.batchesReceived.Load())
 	f("read_calls", s.readCalls.Load())
 	f("connects", s.connects.Load())
 	f("dropped", s.dropped.Load())
-	f("overflows", s.overflows.Load())
 }
 
 // Stats implements Transport: totals as transport_NAME, of all that have been peers, then peer:NUMBER:NAME for each member that is listed, in the manner of memcached's
@@ -43,7 +31,7 @@ func (t *TCP) Stats(f func(name string, value uint64)) {
 	totals := make(map[string]uint64)
 	for i := range t.peers {
 		if p := t.peers[i].Load(); p != nil {
-			p.stats.each(func(name string, value uint64) {
+			t.eachCounter(p, func(name string, value uint64) {
 				if _, ok := totals[name]; !ok {
 					names = append(names, name)
 				}
@@ -66,7 +54,15 @@ func (t *TCP) Stats(f func(name string, value uint64)) {
 			up = 1
 		}
 		f(prefix+"up", up)
-		p.stats.each(func(name string, value uint64) { f(prefix+name, value) })
+		t.eachCounter(p, func(name string, value uint64) { f(prefix+name, value) })
+	}
+}
+
+// eachCounter calls f with the counters of a peer, and those of the path.
+func (t *TCP) eachCounter(p *tcpPeer, f func(name string, value uint64)) {
+	p.stats.each(f)
+	if t.cfg.Path != nil {
+		t.cfg.Path.Stats(p.number, f)
 	}
 }
 

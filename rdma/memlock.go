@@ -1,0 +1,29 @@
+package rdma
+
+import (
+	"fmt"
+
+	"golang.org/x/sys/unix"
+)
+
+// CheckLockedMemory says what to do where the process may not lock the memory that so many peers take. The kernel asks for the right, or for a limit
+// that covers it, when memory is registered.
+func CheckLockedMemory(o *Options) error {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil || limit.Cur == unix.RLIM_INFINITY || mayLock() {
+		return nil
+	}
+	if need := uint64(o.Peers) * uint64(o.MemoryPerPeer()); need > limit.Cur {
+		return fmt.Errorf("rdma: %d other replicas take up to %d KiB of locked memory, %d KiB each, and the limit is %d KiB: raise it (ulimit -l %d; LimitMEMLOCK=infinity "+
+			"in a systemd unit; --ulimit memlock=-1 for a container), give the process CAP_IPC_LOCK, or lower --rdma-ring",
+			o.Peers, need>>10, o.MemoryPerPeer()>>10, limit.Cur>>10, need>>10)
+	}
+	return nil
+}
+
+// mayLock reports whether the process has CAP_IPC_LOCK, for which there is no limit.
+func mayLock() bool {
+	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+	var data [2]unix.CapUserData
+	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0
+}
