@@ -141,13 +141,13 @@ var cloned = []struct {
 	of     any
 	fields string
 }{
-	{Lane{}, "number self env items limits timing epoch members peers serving open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs found out scratch"},
+	{Lane{}, "number self env items limits timing epoch members peers serving open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs refuse found out scratch"},
 	{flight{}, "slots free byKey attempt count replays oldest"},
 	{queues{}, "byHash first last free waiting await"},
 	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},
 	{tombs{}, "pending stable asked"},
 	{tomb{}, "hash ts key"},
-	{join{}, "streamer cursor token asked complete done deleted"},
+	{join{}, "streamer cursor token asked complete done deleted tombs"},
 	{scan{}, "active cursor keys"},
 	{floor{}, "ts invalid finisher"},
 	{Op{}, "Kind Hash Key Value Flags Exptime CAS Delta Now Client Tag Result ts id acked item newValue owned built phase minimum replay losses started next"},
@@ -198,7 +198,7 @@ func (e *encoder) lane(l *Lane) {
 	e.num(l.epoch, l.peers, l.serving, l.clock, l.open, l.unmarked)
 	e.flag(l.catching)
 	if j := &l.join; l.catching {
-		e.num(uint64(j.streamer.Number), j.cursor, j.token)
+		e.num(uint64(j.streamer.Number), j.cursor, j.token, uint64(j.tombs))
 		e.flag(j.asked)
 		e.flag(j.complete)
 		e.flag(j.done)
