@@ -684,12 +684,22 @@ TypeOK ==
 
 \* Whoever can read a key reads the newest that was ever read or answered: no
 \* deleted value comes back, no answered update is lost, replicas agree.
-ReadsTheNewest == \A r \in Answering \cup Ready : \A k \in Keys :
+ReadsTheNewest == \A r \in Answering : \A k \in Keys :
   LET it == lane[r].items[k]
       newest == Newest(k)
   IN  it.state # "invalid" =>
         IF IsAbsent(it) THEN newest.tomb
         ELSE ~newest.tomb /\ it.ts = newest.ts /\ it.inc = newest.inc
+
+\* What one that is ready to serve holds valid is no older.  (It may be newer: a
+\* replay that it has completed itself, and nobody could read yet.)
+ReadyHoldsTheNewest == \A r \in Ready : \A k \in Keys :
+  LET it == lane[r].items[k]
+      newest == Newest(k)
+  IN  it.state # "invalid" =>
+        \/ it.ts > newest.ts
+        \/ IF IsAbsent(it) THEN newest.tomb
+           ELSE ~newest.tomb /\ it.ts = newest.ts /\ it.inc = newest.inc
 
 \* An answered update, or something newer, is at every replica that serves,
 \* or is ready to.
