@@ -209,9 +209,12 @@ Started(kind) == Cardinality({u \in log : u.kind = kind})
 
 Starts(r, k, kind) ==
   CASE Story = "any" -> TRUE
-    \* while 3 joins, 1 writes and deletes k, and 2 writes j
+    \* 3 has been told that j is not stored; 2 writes it, and then 1 writes and
+    \* deletes k
     [] Story = "delete-and-write" ->
-         /\ lane[r].epoch = 2 /\ (r = 1 => Started("write") > 0)
+         /\ lane[r].epoch = 2
+         /\ IF r = 2 THEN "j" \in lane[3].got
+                     ELSE lane[1].items["j"].state # "none"
          /\ <<r, k, kind>> \in {<<1, "k", "write">>, <<1, "k", "delete">>,
                                 <<2, "j", "write">>}
     \* 2 writes k, and 1 deletes what it has
@@ -506,10 +509,13 @@ Listed(us) == IF us = {} THEN <<>>
               ELSE LET u == CHOOSE x \in us : \A y \in us : x.ts >= y.ts
                    IN  <<INV(u)>> \o Listed(us \ {u})
 
-\* Member p of view e is the one that it was in view old.
+\* Member p of view e is the one that it was in view old.  The engine keeps
+\* numbers only: the rule when a number is given out again makes that the same.
 SameLife(p, old, e) ==
   /\ p \in views[e].members
-  /\ old # 0 => p \in views[old].members /\ views[old].inc[p] = views[e].inc[p]
+  /\ old # 0 => \/ p \in views[old].members
+                   /\ views[old].inc[p] = views[e].inc[p]
+                \/ Without("NumberTooSoon")
 
 \* Every update in flight is sent again, an RMW and a replay as if nobody had
 \* acknowledged it.  Whatever is held invalid from somebody who is not in the
@@ -585,11 +591,11 @@ Remove ==
 \* In the present epoch, no update of a member that has left is unvalidated here.
 Settled(r) ==
   LET l == lane[r]
-  IN  /\ l.epoch = Last
-      /\ \/ /\ \A u \in l.flight : ~u.replay
-            /\ \A k \in Keys : l.items[k].state = "invalid" =>
-                 Coordinator(l.items[k].ts) \in Now.members
-         \/ Without("NumberTooSoon")
+  IN  \/ /\ l.epoch = Last
+         /\ \A u \in l.flight : ~u.replay
+         /\ \A k \in Keys : l.items[k].state = "invalid" =>
+              Coordinator(l.items[k].ts) \in Now.members
+      \/ Without("NumberTooSoon")
 
 Admit(r) ==
   /\ r \in down \ Now.members
@@ -654,6 +660,8 @@ Happened(k) == {h \in hist : h.key = k /\ h.what # "lost"}
 
 \* A replica that answers: it serves in its view, and has not been removed.
 Answering == {r \in Replicas \ down : Serves(lane[r], r)}
+\* One that has caught up could be made serving at any moment.
+Ready == {r \in Replicas \ down : lane[r].caughtUp /\ lane[r].epoch = Last}
 
 TypeOK ==
   /\ \A r \in Replicas :
@@ -683,8 +691,19 @@ ReadsTheNewest == \A r \in Answering : \A k \in Keys :
         IF IsAbsent(it) THEN newest.tomb
         ELSE ~newest.tomb /\ it.ts = newest.ts /\ it.inc = newest.inc
 
-\* An answered update, or something newer, is at every replica that serves.
-Durable == \A r \in Answering : \A h \in hist : h.what = "answered" =>
+\* What one that is ready to serve holds valid is no older.  (It may be newer: a
+\* replay that it has completed itself, and nobody could read yet.)
+ReadyHoldsTheNewest == \A r \in Ready : \A k \in Keys :
+  LET it == lane[r].items[k]
+      newest == Newest(k)
+  IN  it.state # "invalid" =>
+        \/ it.ts > newest.ts
+        \/ IF IsAbsent(it) THEN newest.tomb
+           ELSE ~newest.tomb /\ it.ts = newest.ts /\ it.inc = newest.inc
+
+\* An answered update, or something newer, is at every replica that serves,
+\* or is ready to.
+Durable == \A r \in Answering \cup Ready : \A h \in hist : h.what = "answered" =>
   LET it == lane[r].items[h.key]
   IN  IF it.state = "none" THEN Version(h.ts) <= Version(lane[r].dropped)
                            ELSE h.ts <= it.ts
