@@ -284,6 +284,50 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// A frame whose bytes, or whose immediate value, were changed under way ends the channel, and nothing of it is handed over.
+func TestDamage(t *testing.T) {
+	for name, damage := range map[string]func(w *fakeWire, q *request){
+		"a byte": func(w *fakeWire, q *request) { w.send[q.offset+q.length-1] ^= 4 },
+		// The credit would be taken for the peer's.
+		"the immediate value": func(_ *fakeWire, q *request) { q.imm ^= 1 },
+		"the length":          func(w *fakeWire, q *request) { w.send[q.offset] ^= 1 },
+	} {
+		t.Run(name, func(t *testing.T) {
+			f := newFabric()
+			path := newFakePath(f, Options{})
+			var once sync.Once
+			path.each = func(w *fakeWire) {
+				w.onPost = func(first uint64, requests []request) error {
+					for i := range requests {
+						if q := &requests[i]; q.length > 0 && q.imm&immCount == 1 { // when credit has been given, and there is some to take away
+							once.Do(func() { damage(w, q) })
+						}
+					}
+					return w.postNow(first, requests)
+				}
+			}
+			members := [2]*member{newMember(t, 1, newFakePath(f, Options{}), "", false), newMember(t, 2, path, "", false)}
+			connect(members)
+			eventually(t, "both are up", func() bool { return members[0].isUp() && members[1].isUp() })
+			members[0].send(2, 1)
+			eventually(t, "the first message came", func() bool {
+				members[1].mu.Lock()
+				defer members[1].mu.Unlock()
+				return members[1].got == 1
+			})
+			eventually(t, "the channel has ended, and another came", func() bool {
+				members[1].send(1, 77)
+				members[0].mu.Lock()
+				defer members[0].mu.Unlock()
+				return members[0].ups >= 2
+			})
+			if log := members[0].log.String(); !strings.Contains(log, errFrameSum.Error()) && !strings.Contains(log, errFrame.Error()) {
+				t.Errorf("member 1 logs %s", log)
+			}
+		})
+	}
+}
+
 // The connection is the channel's life line: what comes over it, or its end, ends the channel.
 func TestLifeLine(t *testing.T) {
 	f := newFabric()
