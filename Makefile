@@ -20,8 +20,11 @@ test-rdma-full: ## the same at full length: a quarter of an hour
 test: ## what the README promises
 	$(GO) test ./...
 
+# The engine's exploration, and what is tried with its rules taken out, run in one goroutine each: the race detector only makes them slow.
+ONE_GOROUTINE = ^(TestExplore|TestRules|TestWithoutRules|TestSimulationCatches|TestTorture)$$
+
 race: ## the same under the race detector, long simulations shortened
-	$(GO) test -race -short ./...
+	$(GO) test -race -short -skip '$(ONE_GOROUTINE)' ./...
 
 explore-full: ## every configuration of the engine's explorer, not a sample; takes hours
 	$(GO) test ./replication -run '^TestExplore$$' -explore.full -v -timeout 0
