@@ -3,7 +3,7 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build rdma test-rdma test-rdma-full test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-full ci
+.PHONY: build rdma test-rdma test-rdma-full test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-full ci cost-rdma
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
@@ -16,6 +16,9 @@ test-rdma: ## the tests that need RDMA devices, in a virtual machine with softwa
 
 test-rdma-full: ## the same at full length: a quarter of an hour
 	rdma/test full
+
+cost-rdma: ## what a replicated set costs: calls of verbs, completions, crossings, against TCP's system calls
+	rdma/test cost
 
 test: ## what the README promises
 	$(GO) test ./...

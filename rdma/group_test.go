@@ -14,6 +14,7 @@ import (
 	"os/exec"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -59,8 +60,8 @@ func startLive(t *testing.T, args ...string) *liveGroup {
 // start starts a replica. Emulation is slow, and a replica must not be removed for that.
 func (g *liveGroup) start(number int, args ...string) {
 	all := append([]string{"-l", host(number), "-m", "64", "--id", strconv.Itoa(number), "--data-dir", g.dirs[number],
-		"--group", "1=" + at(1) + ",2=" + at(2) + ",3=" + at(3), "--heartbeat", "300ms", "--lease", "1500ms", "--suspect-after", "2s",
-		"--election-timeout", "500ms", "--unreachable-after", "20s", "--op-timeout", "30s"}, args...)
+		"--group", "1=" + at(1) + ",2=" + at(2) + ",3=" + at(3), "--heartbeat", "500ms", "--lease", "4s", "--suspect-after", "4500ms",
+		"--election-timeout", "1s", "--unreachable-after", "20s", "--op-timeout", "30s"}, args...)
 	g.processes[number] = livetest.Start(g.t, g.binary, all...)
 	g.clients[number] = memcache.New(client(number)) // without connections to the process before
 	g.clients[number].Timeout = time.Minute
@@ -77,6 +78,14 @@ func (g *liveGroup) awaitServing(what string) {
 			text += fmt.Sprintf("\nreplica %d:\n%s", number, g.processes[number].Output())
 		}
 		g.t.Fatalf("waiting for %s: %v\n%s", what, err, text)
+	}
+	// The view says that they serve; each has a lease a moment later.
+	for number := 1; number <= replicas; number++ {
+		for deadline := time.Now().Add(time.Minute); g.stats(number)["state"] != "serving"; time.Sleep(50 * time.Millisecond) {
+			if time.Now().After(deadline) {
+				g.t.Fatalf("replica %d does not serve:\n%s", number, g.processes[number].Output())
+			}
+		}
 	}
 }
 
@@ -282,6 +291,7 @@ func (g *liveGroup) measure(transport string, batch, sets int) {
 		g.t.Fatal(err)
 	}
 	defer conn.Close()
+	_ = conn.SetDeadline(time.Now().Add(2 * time.Minute))
 	run := func(n int) {
 		line, reply := []byte(strings.Repeat("set k 0 0 32\r\n"+strings.Repeat("v", 32)+"\r\n", batch)), make([]byte, batch*len("STORED\r\n"))
 		for ; n > 0; n -= batch {
@@ -289,7 +299,12 @@ func (g *liveGroup) measure(transport string, batch, sets int) {
 				g.t.Fatal(err)
 			}
 			if _, err := io.ReadFull(conn, reply); err != nil || string(reply) != strings.Repeat("STORED\r\n", batch) {
-				g.t.Fatalf("%v: %q", err, reply)
+				for number := 1; number <= replicas; number++ {
+					g.processes[number].Signal(g.t, syscall.SIGQUIT) // their goroutines
+					g.processes[number].Wait(g.t)
+					g.t.Log(g.processes[number].Output())
+				}
+				g.t.Fatalf("%d sets were left: %v: %q", n, err, reply)
 			}
 		}
 	}

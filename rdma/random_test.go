@@ -27,6 +27,15 @@ type checking struct {
 	want int
 	next uint64
 	done chan struct{} // closed: all have come
+
+	// window bounds how far the sender is ahead, in steps of windowStep messages: what waits is in memory.
+	window chan struct{}
+}
+
+const windowStep, windowSteps = 64, 400
+
+func newChecking(t testing.TB, want int) *checking {
+	return &checking{t: t, want: want, done: make(chan struct{}), window: make(chan struct{}, windowSteps)}
 }
 
 func (c *checking) PeerUp(replication.Member) error    { return nil }
@@ -39,7 +48,10 @@ func (c *checking) Receive(m *replication.Message) {
 	if len(m.Value) > 0 && m.CAS != crc64.Checksum(m.Value, ecma) {
 		c.t.Errorf("message %d of %d bytes came damaged", m.ID, len(m.Value))
 	}
-	if c.next++; int(c.next) == c.want {
+	if c.next++; c.next%windowStep == 0 {
+		<-c.window
+	}
+	if int(c.next) == c.want {
 		close(c.done)
 	}
 }
@@ -49,8 +61,9 @@ func channelConfig(peer uint8) replication.ChannelConfig {
 		Counters: new(replication.ChannelCounters)}
 }
 
-// sendRandomly sends messages of sizes drawn so that each power of two up to 1 MiB is as likely, but large ones rarely; and flushes at times.
-func sendRandomly(ch replication.Channel, seed uint64, messages int) {
+// sendRandomly sends messages of sizes drawn so that each power of two up to 1 MiB is as likely, but large ones rarely; and flushes at times, and
+// before it waits for the receiver.
+func sendRandomly(ch replication.Channel, to *checking, stop <-chan struct{}, seed uint64, messages int) {
 	r := rand.New(rand.NewPCG(seed, seed))
 	pool := make([]byte, 1<<20)
 	for i := range pool {
@@ -68,7 +81,14 @@ func sendRandomly(ch replication.Channel, seed uint64, messages int) {
 			m.CAS = crc64.Checksum(m.Value, ecma)
 		}
 		ch.Send(&m)
-		if r.IntN(5) == 0 {
+		if (i+1)%windowStep == 0 {
+			ch.Flush()
+			select {
+			case to.window <- struct{}{}:
+			case <-stop: // the test has failed
+				return
+			}
+		} else if r.IntN(5) == 0 {
 			ch.Flush()
 		}
 	}
@@ -78,15 +98,17 @@ func sendRandomly(ch replication.Channel, seed uint64, messages int) {
 // exchangeRandomly sends in both directions at once and waits until all has come.
 func exchangeRandomly(t testing.TB, chans [2]replication.Channel, messages int) {
 	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	defer close(stop)
 	handlers := [2]*checking{}
 	for i := range 2 {
-		handlers[i] = &checking{t: t, want: messages, done: make(chan struct{})}
+		handlers[i] = newChecking(t, messages)
 		wg.Go(chans[i].Write)
 		wg.Go(func() { chans[i].Break(chans[i].Read(handlers[i])) })
 		chans[i].Open()
 	}
 	for i := range 2 {
-		go sendRandomly(chans[i], *randomSeed+uint64(i), messages)
+		go sendRandomly(chans[i], handlers[1-i], stop, *randomSeed+uint64(i), messages)
 	}
 	for i := range 2 {
 		select {
