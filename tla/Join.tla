@@ -171,14 +171,16 @@ TakeD(l, r) ==
   THEN [l EXCEPT !.caughtUp = TRUE, !.dropped = Max(@, l.due), !.due = 0]
   ELSE l
 
-\* What becomes of r, and what it sends: a sequence of messages to each.  What
-\* only one that serves could have shown to a client is history.
+\* What becomes of r, and what it sends: a sequence of messages to each, void at
+\* one that is in a later view already.  What only one that serves could have
+\* shown to a client is history.
 Become(r, l, out, in) ==
   LET n == DropTombs(TakeD(l, r), r)
   IN  /\ lane' = [lane EXCEPT ![r] = [n EXCEPT !.events = {}]]
       /\ hist' = hist \cup {e \in n.events : e.what # "seen" \/ Serves(n, r)}
       /\ chan' = [p \in Pairs |->
-           IF p[1] = r /\ p[2] \in Members(n) \ down /\ out[p[2]] # <<>>
+           IF /\ p[1] = r /\ p[2] \in Members(n) \ down /\ out[p[2]] # <<>>
+              /\ lane[p[2]].epoch <= n.epoch
            THEN in[p] \o [i \in 1..Len(out[p[2]]) |->
                   [epoch |-> n.epoch, clock |-> n.clock, body |-> out[p[2]][i]]]
            ELSE in[p]]
