@@ -50,7 +50,7 @@ func openTestPath(t testing.TB, number uint8, o Options) replication.Path {
 func TestContract(t *testing.T) {
 	needDevices(t, 3)
 	transporttest.Run(t, func(t testing.TB, o transporttest.Options) transporttest.Network {
-		return newNetwork(t, o, func(t testing.TB, number uint8) replication.Path { return openTestPath(t, number, Options{}) })
+		return transporttest.NewTCPNetwork(t, o, func(t testing.TB, number uint8) replication.Path { return openTestPath(t, number, Options{}) })
 	})
 }
 
