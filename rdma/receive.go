@@ -3,7 +3,6 @@ package rdma
 import (
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"runtime"
 	"time"
 
@@ -91,10 +90,10 @@ func (ch *channel) Read(h replication.Handler) error {
 		}
 		received := false
 		for i := range frames {
-			n := 0
+			n := uint64(0)
 			n, err = ch.deliver(h, &frames[i], &m)
 			received = received || n > 0
-			ch.cfg.Counters.MessagesReceived.Add(uint64(n))
+			ch.cfg.Counters.MessagesReceived.Add(n)
 			if err != nil {
 				break
 			}
@@ -185,7 +184,7 @@ func (ch *channel) sleep() error {
 }
 
 // deliver hands over the messages of a frame, and says how many.
-func (ch *channel) deliver(h replication.Handler, f *arrived, m *replication.Message) (count int, err error) {
+func (ch *channel) deliver(h replication.Handler, f *arrived, m *replication.Message) (count uint64, err error) {
 	frame := ch.recv[f.offset : f.offset+int(f.length)]
 	ch.counters.bytesReceived.Add(uint64(f.length))
 	ch.cfg.Counters.BytesReceived.Add(uint64(f.length))
@@ -209,22 +208,11 @@ func (ch *channel) deliver(h replication.Handler, f *arrived, m *replication.Mes
 		// What a large value needed is given back.
 		defer func() { ch.assembly = nil }()
 	}
-	for len(payload) > 0 {
-		n, err := replication.DecodeMessage(payload, m)
-		if err != nil {
-			return count, err
-		}
-		if len(m.Value) > ch.cfg.ValueMax {
-			return count, fmt.Errorf("value of %d bytes is larger than ValueMax %d", len(m.Value), ch.cfg.ValueMax)
-		}
-		payload = payload[n:]
-		count++
-		h.Receive(m)
-		if ch.ended.Load() {
-			return count, ch.Cause() // Receive may have waited long, and what it dropped must not be followed by more than need be
-		}
+	count, err = replication.HandOver(h, payload, m, ch.cfg.ValueMax, &ch.ended)
+	if err == nil && ch.ended.Load() {
+		err = ch.Cause()
 	}
-	return count, nil
+	return count, err
 }
 
 // use takes note that a frame has been handed over; true: the peer must be told by a flush.

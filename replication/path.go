@@ -2,6 +2,7 @@ package replication
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"sync/atomic"
 )
@@ -71,6 +72,27 @@ type Channel interface {
 	Write()
 	// Close frees what the channel holds, after Read and Write have returned. Send and Flush may yet be called, and do nothing.
 	Close()
+}
+
+// HandOver hands over the messages of a frame's payload in m, whose From is set; the first at least, and then until ended, the channel's, is set: Receive may have
+// waited long, and what it dropped must not be followed by more than need be. It says how many there were; an error says what is wrong with the payload.
+func HandOver(h Handler, payload []byte, m *Message, valueMax int, ended *atomic.Bool) (count uint64, err error) {
+	for len(payload) > 0 {
+		n, err := DecodeMessage(payload, m)
+		if err != nil {
+			return count, err
+		}
+		if len(m.Value) > valueMax {
+			return count, fmt.Errorf("value of %d bytes is larger than ValueMax %d", len(m.Value), valueMax)
+		}
+		payload = payload[n:]
+		count++
+		h.Receive(m)
+		if ended.Load() {
+			break
+		}
+	}
+	return count, nil
 }
 
 // ChannelCounters are what every kind of channel counts, for one peer over all its channels.

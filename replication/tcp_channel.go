@@ -81,7 +81,7 @@ type tcpChannel struct {
 	readReader func(fd uintptr) bool
 }
 
-// newTCPChannel makes a channel that gathers messages but writes nothing until open.
+// newTCPChannel makes a channel that gathers messages but writes nothing until Open.
 func newTCPChannel(p *tcpPeer, member Member, conn *net.TCPConn) (*tcpChannel, error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -110,7 +110,7 @@ func newTCPChannel(p *tcpPeer, member Member, conn *net.TCPConn) (*tcpChannel, e
 	return ch, nil
 }
 
-// send encodes m into the buffer; false: the channel is dead.
+// Send implements Channel.
 func (ch *tcpChannel) Send(m *Message) bool {
 	ch.mu.Lock()
 	if ch.dead != nil {
@@ -174,7 +174,7 @@ func (ch *tcpChannel) seal() {
 	ch.peer.stats.BatchesSent.Add(frames)
 }
 
-// flush writes what is in fill, unless somebody else is writing: then he takes it along.
+// Flush implements Channel. If somebody else is writing, he takes along what is in fill.
 func (ch *tcpChannel) Flush() {
 	ch.mu.Lock()
 	if ch.busy || len(ch.fill) == 0 || ch.dead != nil {
@@ -237,7 +237,7 @@ func (ch *tcpChannel) tryWrite(b []byte) (n int, err error) {
 	return ch.tryN, nil
 }
 
-// writer is the goroutine that writes what the socket did not take. It has busy from a wake until nothing is left.
+// Write implements Channel: it writes what the socket did not take. It has busy from a wake until nothing is left.
 func (ch *tcpChannel) Write() {
 	for {
 		select {
@@ -282,7 +282,7 @@ func (ch *tcpChannel) writeOut() error {
 	return nil
 }
 
-// open lets the channel write: what was sent since it was made goes out first.
+// Open implements Channel.
 func (ch *tcpChannel) Open() {
 	ch.mu.Lock()
 	ch.handOver()
@@ -307,14 +307,14 @@ func (ch *tcpChannel) Break(reason error) {
 	}
 }
 
-// cause is why the channel ended.
+// Cause implements Channel.
 func (ch *tcpChannel) Cause() error {
 	ch.mu.Lock()
 	defer ch.mu.Unlock()
 	return ch.dead
 }
 
-// read hands over what comes until the channel ends, and returns why.
+// Read implements Channel.
 func (ch *tcpChannel) Read(h Handler) error {
 	var (
 		stats    = &ch.peer.stats
@@ -400,22 +400,13 @@ func nextFrame(b []byte, limit int) (payload []byte, missing int, err error) {
 
 // deliver hands over the messages of one frame, as long as the channel lives.
 func (ch *tcpChannel) deliver(h Handler, frame []byte, m *Message) error {
-	count := uint64(0)
-	defer func() { ch.peer.stats.MessagesReceived.Add(count) }()
-	for len(frame) > 0 {
-		n, err := DecodeMessage(frame, m)
-		if err != nil {
-			return err
-		}
-		if len(m.Value) > ch.peer.transport.cfg.ValueMax {
-			return fmt.Errorf("value of %d bytes is larger than ValueMax %d", len(m.Value), ch.peer.transport.cfg.ValueMax)
-		}
-		frame = frame[n:]
-		count++
-		h.Receive(m)
-		if ch.ended.Load() {
-			return ch.Cause() // Receive may have waited long, and what it dropped must not be followed by more than need be
-		}
+	count, err := HandOver(h, frame, m, ch.peer.transport.cfg.ValueMax, &ch.ended)
+	ch.peer.stats.MessagesReceived.Add(count)
+	switch {
+	case err != nil:
+		return err
+	case ch.ended.Load():
+		return ch.Cause()
 	}
 	ch.peer.stats.BatchesReceived.Add(1)
 	return nil
