@@ -9,9 +9,8 @@ import (
 
 // clock looks after all channels of a path, a few times in the silence that they may keep.
 type clock struct {
-	silence time.Duration
-	done    chan struct{}
-	wg      sync.WaitGroup
+	done chan struct{}
+	wg   sync.WaitGroup
 
 	mu       sync.Mutex
 	channels map[*channel]struct{}
@@ -20,7 +19,7 @@ type clock struct {
 const looksPerSilence = 3
 
 func (c *clock) start(silence time.Duration) {
-	c.silence, c.done, c.channels = silence, make(chan struct{}), make(map[*channel]struct{})
+	c.done, c.channels = make(chan struct{}), make(map[*channel]struct{})
 	c.wg.Go(func() {
 		ticker := time.NewTicker(silence / looksPerSilence)
 		defer ticker.Stop()

@@ -165,7 +165,6 @@ type port struct {
 	number    int
 	active    bool
 	state     string
-	link      string // "Ethernet" or "InfiniBand"
 	mtu       uint32
 	lid       uint32
 	gids      []gid
@@ -205,10 +204,7 @@ func (d *device) port(number int) (p port, err error) {
 		return p, fmt.Errorf("rdma: ask %s about its port %d: %w", d.name, number, syscall.Errno(e))
 	}
 	p = port{number: number, active: out.state == C.IBV_PORT_ACTIVE, state: C.GoString(C.ibv_port_state_str(C.enum_ibv_port_state(out.state))),
-		link: "InfiniBand", mtu: uint32(out.active_mtu), lid: uint32(out.lid)}
-	if p.linkIsEth = out.link_layer == C.IBV_LINK_LAYER_ETHERNET; p.linkIsEth {
-		p.link = "Ethernet"
-	}
+		linkIsEth: out.link_layer == C.IBV_LINK_LAYER_ETHERNET, mtu: uint32(out.active_mtu), lid: uint32(out.lid)}
 	var all [256]C.struct_hd_gid
 	n := C.hd_gids(d.context, C.uint32_t(number), &all[0], C.int(len(all)))
 	if n < 0 {

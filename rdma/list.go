@@ -72,7 +72,11 @@ func listDevice(out io.Writer, name string) error {
 		if err != nil {
 			return err
 		}
-		fmt.Fprintf(out, "  port %d: %s, %s, MTU %d, LID %d\n", n, p.state, p.link, mtuBytes(p.mtu), p.lid)
+		kind := "InfiniBand"
+		if p.linkIsEth {
+			kind = "Ethernet"
+		}
+		fmt.Fprintf(out, "  port %d: %s, %s, MTU %d, LID %d\n", n, p.state, kind, mtuBytes(p.mtu), p.lid)
 		for _, g := range p.gids {
 			link := "no interface"
 			if i, err := net.InterfaceByIndex(g.ifindex); err == nil {

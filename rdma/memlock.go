@@ -1,3 +1,5 @@
+//go:build rdma
+
 package rdma
 
 import (
@@ -6,9 +8,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckLockedMemory says what to do where the process may not lock the memory that so many peers take. The kernel asks for the right, or for a limit
+// checkLockedMemory says what to do where the process may not lock the memory that so many peers take. The kernel asks for the right, or for a limit
 // that covers it, when memory is registered.
-func CheckLockedMemory(o *Options) error {
+func checkLockedMemory(o *Options) error {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_MEMLOCK, &limit); err != nil || limit.Cur == unix.RLIM_INFINITY || mayLock() {
 		return nil

@@ -87,7 +87,7 @@ func (r *sendRing) add(at uint64, n int) (wrapped bool) {
 	return wrapped
 }
 
-// mayPost reports whether the queue has a slot for a request that is no frame.
+// mayPost reports whether the queue has a slot for another request.
 func (r *sendRing) mayPost() bool { return r.posted-r.done < r.slots }
 
 // post takes note of a request that is about to be posted, and says whether it is to be signalled: one in a quarter of the queue, or of the ring, so
