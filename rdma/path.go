@@ -37,7 +37,7 @@ func New(o Options) (replication.Path, error) {
 	if err := o.complete(); err != nil {
 		return nil, err
 	}
-	if err := CheckLockedMemory(&o); err != nil {
+	if err := checkLockedMemory(&o); err != nil {
 		return nil, err
 	}
 	names, err := deviceNames()
@@ -286,6 +286,9 @@ func (e *end) Probe(ctx context.Context) (err error) {
 			continue
 		}
 		if err := e.wire.wait(); err != nil {
+			if ctx.Err() == nil {
+				return err
+			}
 			return fmt.Errorf("rdma: %d bytes from %s to the peer were not acknowledged in time: do both ends' networks let RoCE pass (UDP port 4791), and frames of that size?",
 				mtuBytes(e.choice.port.mtu), e.choice.device)
 		}

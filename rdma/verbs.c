@@ -5,8 +5,6 @@
 #include <errno.h>
 #include <string.h>
 
-enum { POST_MAX = 64, POLL_MAX = 64, WITH_IMMEDIATE = 1, SIGNALLED = 2, INLINE = 4 };
-
 int hd_query(struct ibv_context *c, struct hd_limits *out)
 {
 	struct ibv_device_attr a;
@@ -29,9 +27,7 @@ int hd_query_port(struct ibv_context *c, uint32_t port, struct hd_port *out)
 	out->state = a.state;
 	out->link_layer = a.link_layer;
 	out->active_mtu = a.active_mtu;
-	out->max_mtu = a.max_mtu;
 	out->lid = a.lid;
-	out->gids = a.gid_tbl_len;
 	return 0;
 }
 
@@ -106,7 +102,7 @@ int hd_open(struct ibv_context *c, struct ibv_pd *pd, struct hd_end *e, void *se
 		return err;
 	*step = "receive requests";
 	while (receives > 0) {
-		uint32_t n = receives < POLL_MAX ? receives : POLL_MAX;
+		uint32_t n = receives < HD_POLL_MAX ? receives : HD_POLL_MAX;
 		struct hd_completion none;
 		err = hd_poll(e, (int)n, 0, &none, 0);
 		if (err < 0)
@@ -169,9 +165,9 @@ void hd_close(struct hd_end *e)
 
 int hd_post(struct hd_end *e, uint64_t first, const struct hd_request *q, int n)
 {
-	struct ibv_send_wr wr[POST_MAX], *bad;
-	struct ibv_sge sge[POST_MAX];
-	if (n > POST_MAX)
+	struct ibv_send_wr wr[HD_POST_MAX], *bad;
+	struct ibv_sge sge[HD_POST_MAX];
+	if (n > HD_POST_MAX)
 		return EINVAL;
 	for (int i = 0; i < n; i++) {
 		sge[i].addr = e->send_at + q[i].offset;
@@ -182,8 +178,8 @@ int hd_post(struct hd_end *e, uint64_t first, const struct hd_request *q, int n)
 		wr[i].next = i + 1 < n ? &wr[i + 1] : NULL;
 		wr[i].sg_list = &sge[i];
 		wr[i].num_sge = q[i].length > 0;
-		wr[i].opcode = q[i].flags & WITH_IMMEDIATE ? IBV_WR_RDMA_WRITE_WITH_IMM : IBV_WR_RDMA_WRITE;
-		wr[i].send_flags = (q[i].flags & SIGNALLED ? IBV_SEND_SIGNALED : 0) | (q[i].flags & INLINE ? IBV_SEND_INLINE : 0);
+		wr[i].opcode = q[i].flags & HD_IMMEDIATE ? IBV_WR_RDMA_WRITE_WITH_IMM : IBV_WR_RDMA_WRITE;
+		wr[i].send_flags = (q[i].flags & HD_SIGNALLED ? IBV_SEND_SIGNALED : 0) | (q[i].flags & HD_INLINE ? IBV_SEND_INLINE : 0);
 		wr[i].imm_data = htobe32(q[i].imm);
 		wr[i].wr.rdma.remote_addr = e->peer_at + q[i].offset;
 		wr[i].wr.rdma.rkey = e->peer_rkey;
@@ -193,12 +189,12 @@ int hd_post(struct hd_end *e, uint64_t first, const struct hd_request *q, int n)
 
 int hd_poll(struct hd_end *e, int receives, int arm, struct hd_completion *out, int max)
 {
-	struct ibv_wc wc[POLL_MAX];
+	struct ibv_wc wc[HD_POLL_MAX];
 	if (receives > 0) {
 		// Requests without memory: what the peer writes goes to the ring, and only tells of itself here.
-		struct ibv_recv_wr wr[POLL_MAX], *bad;
+		struct ibv_recv_wr wr[HD_POLL_MAX], *bad;
 		while (receives > 0) {
-			int n = receives < POLL_MAX ? receives : POLL_MAX;
+			int n = receives < HD_POLL_MAX ? receives : HD_POLL_MAX;
 			for (int i = 0; i < n; i++) {
 				memset(&wr[i], 0, sizeof wr[i]);
 				wr[i].next = i + 1 < n ? &wr[i + 1] : NULL;
@@ -216,7 +212,7 @@ int hd_poll(struct hd_end *e, int receives, int arm, struct hd_completion *out, 
 	}
 	if (max == 0)
 		return 0;
-	int n = ibv_poll_cq(e->cq, max < POLL_MAX ? max : POLL_MAX, wc);
+	int n = ibv_poll_cq(e->cq, max < HD_POLL_MAX ? max : HD_POLL_MAX, wc);
 	if (n < 0)
 		return -EIO;
 	for (int i = 0; i < n; i++) {

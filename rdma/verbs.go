@@ -22,6 +22,17 @@ import (
 // inlineWant is how many bytes of a request we ask a device to take along: an ACK or a few, an INV of a small value.
 const inlineWant = 256
 
+// What wire.go and verbs.h both say must be the same, or this does not compile.
+var (
+	_ [0]struct{} = [postMax - C.HD_POST_MAX]struct{}{}
+	_ [0]struct{} = [pollMax - C.HD_POLL_MAX]struct{}{}
+	_ [0]struct{} = [requestImmediate - C.HD_IMMEDIATE]struct{}{}
+	_ [0]struct{} = [requestSignalled - C.HD_SIGNALLED]struct{}{}
+	_ [0]struct{} = [requestInline - C.HD_INLINE]struct{}{}
+	_ [0]struct{} = [unsafe.Sizeof(request{}) - C.sizeof_struct_hd_request]struct{}{}
+	_ [0]struct{} = [unsafe.Sizeof(completion{}) - C.sizeof_struct_hd_completion]struct{}{}
+)
+
 // verbsWire is a wire of verbs.
 type verbsWire struct {
 	end        *C.struct_hd_end // in C's memory, as it holds C's pointers only

@@ -8,7 +8,7 @@
 #include <infiniband/verbs.h>
 
 struct hd_port {
-	uint32_t state, link_layer, active_mtu, max_mtu, lid, gids;
+	uint32_t state, link_layer, active_mtu, lid;
 };
 
 struct hd_gid {
@@ -39,7 +39,9 @@ struct hd_route {
 	uint32_t qpn, lid, psn, own_psn, mtu, gid_index, port, global, timeout, retries;
 };
 
-// As in wire.go.
+// As in wire.go, which verbs.go sees to.
+enum { HD_POST_MAX = 64, HD_POLL_MAX = 64, HD_IMMEDIATE = 1, HD_SIGNALLED = 2, HD_INLINE = 4 };
+
 struct hd_request {
 	uint32_t offset, length, imm, flags;
 };
@@ -52,7 +54,7 @@ struct hd_completion {
 // All return 0 or an errno, unless they say something else.
 int hd_query(struct ibv_context *, struct hd_limits *);
 int hd_query_port(struct ibv_context *, uint32_t port, struct hd_port *);
-// The GIDs of all ports: how many, or minus an errno.
+// hd_gids returns how many GIDs the port has, at most max, or minus an errno.
 int hd_gids(struct ibv_context *, uint32_t port, struct hd_gid *out, int max);
 
 // hd_open makes an end whose queue pair is ready to be connected; *step says what failed. What it made is freed by hd_close in any case.
@@ -67,11 +69,12 @@ int hd_poll(struct hd_end *, int receives, int arm, struct hd_completion *, int 
 // hd_take_event returns 1 if there was an event, 0 if there is none, or minus an errno.
 int hd_take_event(struct hd_end *);
 
-// An asynchronous event: its type, or -1 if there is none, or minus an errno below that. qpn is that of the queue pair it is about, or 0.
+// An asynchronous event. qpn is that of the queue pair that it is about, or 0; so is port.
 struct hd_async {
 	int type;
 	uint32_t qpn, port;
 };
+// hd_take_async returns as hd_take_event does.
 int hd_take_async(struct ibv_context *, struct hd_async *);
 // hd_break has a queue pair fail, as a device would: for tests.
 int hd_break(struct hd_end *);
