@@ -37,7 +37,7 @@ func (t *transportOptions) flags(f *pflag.FlagSet) {
 	f.StringVar(&t.kind, "transport", t.kind,
 		"how messages to the other replicas go: auto is RDMA where both have it, or else TCP; rdma is refused where that cannot be; tcp")
 	t.deviceFlags(f)
-	f.VarP(&t.ring, "rdma-ring", "", "bytes of each of the two rings of locked memory for each other replica, a power of two, 64k to 1024m; the same in the whole group")
+	f.Var(&t.ring, "rdma-ring", "bytes of each of the two rings of locked memory for each other replica, a power of two, 64k to 1024m; the same in the whole group")
 	f.IntVar(&t.depth, "rdma-depth", t.depth, "batches on their way to a replica at most, a power of two, 16 to 8192; the same in the whole group")
 }
 
@@ -52,11 +52,11 @@ func (t *transportOptions) validate() error {
 	default:
 		return fmt.Errorf("--transport %q: give auto, rdma or tcp", t.kind)
 	}
-	if n := uint64(t.ring); n < 64<<10 || n > 1<<30 || n&(n-1) != 0 {
+	if !rdma.ValidRingBytes(int(t.ring)) {
 		return fmt.Errorf("--rdma-ring %s: give a power of two, 64k to 1024m", t.ring.String())
 	}
-	if n := t.depth; n < 16 || n > 8192 || n&(n-1) != 0 {
-		return fmt.Errorf("--rdma-depth %d: give a power of two, 16 to 8192", n)
+	if !rdma.ValidDepth(t.depth) {
+		return fmt.Errorf("--rdma-depth %d: give a power of two, 16 to 8192", t.depth)
 	}
 	return nil
 }

@@ -24,7 +24,8 @@ type Options struct {
 	// Peers is how many other replicas there are, for checking the limit of locked memory.
 	Peers int
 
-	// Detection is after how long without an answer the queue pair gives up; 0: 260 ms. It is rounded up to what verbs can say, at least 200 ms.
+	// Detection is after how long without an answer the queue pair gives up; 0: 260 ms. It is rounded up to a multiple of 67 ms, 3 to 8 times that: what is
+	// longer becomes 537 ms.
 	Detection time.Duration
 	// Silence is how long the device may take to say that something was sent, or could not be, before the channel is broken; 0: four times Detection,
 	// at least 2 s. It covers what Detection does not: devices that say nothing.
@@ -49,6 +50,12 @@ var ErrNoDevice = errors.New("rdma: this machine has no RDMA device that libibve
 
 func isPowerOfTwo(n int) bool { return n > 0 && n&(n-1) == 0 }
 
+// ValidRingBytes reports whether a ring may have n bytes.
+func ValidRingBytes(n int) bool { return isPowerOfTwo(n) && n >= 64<<10 && n <= 1<<30 }
+
+// ValidDepth reports whether n frames may be on their way to a peer.
+func ValidDepth(n int) bool { return isPowerOfTwo(n) && n >= 16 && n <= 8192 }
+
 // complete checks the options and fills in defaults.
 func (o *Options) complete() error {
 	if o.RingBytes == 0 {
@@ -58,9 +65,9 @@ func (o *Options) complete() error {
 		o.Depth = DefaultDepth
 	}
 	switch {
-	case !isPowerOfTwo(o.RingBytes) || o.RingBytes < 64<<10 || o.RingBytes > 1<<30:
+	case !ValidRingBytes(o.RingBytes):
 		return fmt.Errorf("rdma: a ring of %d bytes: give a power of two, 64k to 1024m", o.RingBytes)
-	case !isPowerOfTwo(o.Depth) || o.Depth < 16 || o.Depth > 8192:
+	case !ValidDepth(o.Depth):
 		return fmt.Errorf("rdma: a depth of %d frames: give a power of two, 16 to 8192", o.Depth)
 	case o.Detection < 0 || o.Silence < 0 || o.Peers < 0:
 		return errors.New("rdma: Detection, Silence and Peers cannot be negative")

@@ -3,6 +3,7 @@ package rdma
 import (
 	"math/rand/v2"
 	"testing"
+	"time"
 )
 
 // Frames of random sizes go from one ring to the other, are used up, said and completed at random times: no frame is written where one lies that has not been
@@ -189,7 +190,11 @@ func TestOptions(t *testing.T) {
 	if n := o.MemoryPerPeer(); n < 2<<20 || n > 2<<20+200<<10 {
 		t.Errorf("%d bytes of locked memory for a peer; docs/rdma.md says 2.1 MiB", n)
 	}
-	if timeout, retries := o.timeouts(); timeout != 14 || retries != 3 {
-		t.Errorf("timeout %d, retries %d", timeout, retries)
+	for detection, want := range map[time.Duration]uint8{time.Millisecond: 2, 201 * time.Millisecond: 2, 202 * time.Millisecond: 3, o.Detection: 3,
+		536 * time.Millisecond: 7, time.Hour: 7} {
+		o.Detection = detection
+		if timeout, retries := o.timeouts(); timeout != 14 || retries != want {
+			t.Errorf("detection %v: timeout %d, %d retries instead of %d", detection, timeout, retries, want)
+		}
 	}
 }
