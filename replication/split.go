@@ -160,11 +160,10 @@ type splitSide struct {
 	splitter *splitter
 	conns    chan *net.TCPConn
 	failed   chan error
-	done     chan struct{} // closed: the side is
 	closing  sync.Once
 
-	mu     sync.Mutex
-	closed bool
+	mu   sync.Mutex    // held while conns is added to, or done is closed
+	done chan struct{} // closed: the side is
 }
 
 func newSplitSide(s *splitter, backlog int) *splitSide {
@@ -175,11 +174,20 @@ func newSplitSide(s *splitter, backlog int) *splitSide {
 func (s *splitSide) offer(conn *net.TCPConn) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.isShut() {
 		return false
 	}
 	select {
 	case s.conns <- conn:
+		return true
+	default:
+		return false
+	}
+}
+
+func (s *splitSide) isShut() bool {
+	select {
+	case <-s.done:
 		return true
 	default:
 		return false
@@ -220,10 +228,9 @@ func (s *splitSide) Close() (err error) {
 func (s *splitSide) shut() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.closed {
+	if s.isShut() {
 		return
 	}
-	s.closed = true
 	close(s.done)
 	for {
 		select {

@@ -167,30 +167,38 @@ func TestSplitOfClientsThatSayNothing(t *testing.T) {
 			_ = c.SetLinger(0)
 			_ = c.Close()
 		}
-		c := knock(t, data)
-		say(t, c, "more")
-		requireBegins(t, accept(t, control), "more")
+		client, server := knock(t, control)
+		say(t, client, "more")
+		requireBegins(t, server, "more")
 	})
 }
 
-// knock dials until a connection is not closed for want of room, and says the control plane's magic.
-func knock(t *testing.T, ln net.Listener) net.Conn {
+// knock dials, and says the control plane's magic, until a connection is not closed for want of room, and returns both its ends.
+func knock(t *testing.T, control net.Listener) (client, server net.Conn) {
 	t.Helper()
+	accepted := make(chan net.Conn, 1)
+	go func() {
+		c, _ := control.Accept() // an error is the test's end
+		accepted <- c
+	}()
 	for deadline := time.Now().Add(patience); time.Now().Before(deadline); {
-		c := dialTo(t, ln)
-		if _, err := io.WriteString(c, ControlMagic); err != nil {
-			continue
-		}
-		// Who is turned away reads the end; who is not, nothing: there is nothing to read.
-		_ = c.SetReadDeadline(time.Now().Add(20 * time.Millisecond))
-		var timeout net.Error
-		if _, err := c.Read(make([]byte, 1)); errors.As(err, &timeout) && timeout.Timeout() {
-			_ = c.SetDeadline(time.Now().Add(patience))
-			return c
+		c := dialTo(t, control)
+		turnedAway := make(chan struct{})
+		go func() {
+			defer close(turnedAway)
+			_, _ = c.Read(make([]byte, 1)) // who is let in reads nothing: there is nothing to read
+		}()
+		_, _ = io.WriteString(c, ControlMagic)
+		select {
+		case server := <-accepted:
+			t.Cleanup(func() { _ = server.Close() })
+			_ = server.SetDeadline(time.Now().Add(patience))
+			return c, server
+		case <-turnedAway:
 		}
 	}
 	t.Fatal("no connection was let in")
-	return nil
+	return nil, nil
 }
 
 // Only so many connections may be undecided; one more is closed, and there is room again when one of them has decided.
@@ -200,8 +208,7 @@ func TestSplitBoundsTheUndecided(t *testing.T) {
 	requireClosed(t, dialTo(t, data))
 	say(t, first, string(greetMagic[:]))
 	requireBegins(t, accept(t, data), "hermesd\n")
-	knock(t, data)
-	accept(t, control)
+	knock(t, control)
 	say(t, second, ControlMagic+"2")
 	requireBegins(t, accept(t, control), "2")
 }
