@@ -1,10 +1,6 @@
 package bench
 
 import (
-	"os"
-	"os/signal"
-	"syscall"
-
 	"github.com/spf13/cobra"
 )
 
@@ -32,27 +28,17 @@ wait for an answer meanwhile, against before.`,
   hermesd bench failover --replicas 3 --timings tuned --kills 20 --idle 0 --copy 0`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SilenceUsage = true
-			if cfg.Hermesd == "" {
-				self, err := os.Executable()
-				if err != nil {
-					return err
-				}
-				cfg.Hermesd = self
+			ctx, cancel, err := measuring(cmd, &cfg.Hermesd)
+			if err != nil {
+				return err
 			}
-			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
 			defer cancel()
 			report, err := Failover(ctx, cfg, cmd.ErrOrStderr())
 			if err != nil {
 				_ = report.WriteText(cmd.OutOrStdout()) // what was measured before it went wrong
 				return err
 			}
-			if jsonFile != "" {
-				if err := writeJSONFile(jsonFile, &report); err != nil {
-					return err
-				}
-			}
-			if err := report.WriteText(cmd.OutOrStdout()); err != nil || !strict {
+			if err := writeReport(cmd, jsonFile, &report); err != nil || !strict {
 				return err
 			}
 			return report.Slow()

@@ -1,9 +1,6 @@
 package bench
 
 import (
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -24,27 +21,17 @@ be answered as asked; with less memory than the keys need, gets may miss.`,
   hermesd bench group --replicas 3 --ratios 1:4 --values 10-100000 --keys 200000 --pipelines 4 --memory 128 --seconds 600`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SilenceUsage = true
-			if cfg.Hermesd == "" {
-				self, err := os.Executable()
-				if err != nil {
-					return err
-				}
-				cfg.Hermesd = self
-			}
 			cfg.Duration = time.Duration(seconds * float64(time.Second))
-			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			ctx, cancel, err := measuring(cmd, &cfg.Hermesd)
+			if err != nil {
+				return err
+			}
 			defer cancel()
 			report, err := Group(ctx, cfg, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			if jsonFile != "" {
-				if err := writeJSONFile(jsonFile, &report); err != nil {
-					return err
-				}
-			}
-			return report.WriteText(cmd.OutOrStdout())
+			return writeReport(cmd, jsonFile, &report)
 		},
 	}
 	f := cmd.Flags()

@@ -1,11 +1,6 @@
 package bench
 
 import (
-	"fmt"
-	"io"
-	"os"
-	"os/signal"
-	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -28,27 +23,17 @@ was the bottleneck and throughput says little; CPU time per operation is the fig
   hermesd bench peer --pipelines 16 --values 32 --ratios 0:1 --pairs 9 --seconds 2 --json-file peer.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			cmd.SilenceUsage = true
-			if cfg.Hermesd == "" {
-				self, err := os.Executable()
-				if err != nil {
-					return err
-				}
-				cfg.Hermesd = self
-			}
 			cfg.Duration = time.Duration(seconds * float64(time.Second))
-			ctx, cancel := signal.NotifyContext(cmd.Context(), syscall.SIGINT, syscall.SIGTERM)
+			ctx, cancel, err := measuring(cmd, &cfg.Hermesd)
+			if err != nil {
+				return err
+			}
 			defer cancel()
 			report, err := Compare(ctx, cfg, cmd.ErrOrStderr())
 			if err != nil {
 				return err
 			}
-			if jsonFile != "" {
-				if err := writeJSONFile(jsonFile, &report); err != nil {
-					return err
-				}
-			}
-			return report.WriteText(cmd.OutOrStdout())
+			return writeReport(cmd, jsonFile, &report)
 		},
 	}
 	f := cmd.Flags()
@@ -68,19 +53,4 @@ was the bottleneck and throughput says little; CPU time per operation is the fig
 	f.IntSliceVar(&cfg.ClientCPUs, "client-cpus", nil, "processors of the client")
 	f.StringVar(&jsonFile, "json-file", "", "write the report, with every turn, as JSON to this file")
 	return cmd
-}
-
-// jsonWriter is a report.
-type jsonWriter interface{ WriteJSON(w io.Writer) error }
-
-func writeJSONFile(path string, report jsonWriter) error {
-	file, err := os.Create(path)
-	if err != nil {
-		return err
-	}
-	if err := report.WriteJSON(file); err != nil {
-		file.Close()
-		return fmt.Errorf("%s: %w", path, err)
-	}
-	return file.Close()
 }

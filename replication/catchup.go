@@ -117,11 +117,9 @@ func (l *Lane) onFETCH(m *Message) {
 }
 
 func (l *Lane) sendEntry(to uint8, key []byte, it *table.Item) {
+	l.out = Message{Kind: ENTRY, Key: key}
 	l.describe(it)
-	l.out = Message{Kind: ENTRY, Bits: l.out.Bits, TS: it.TS, Key: key, Value: l.out.Value, Flags: it.Flags, Exptime: it.Exptime, CAS: it.CAS}
-	if it.State&table.Tombstone != 0 {
-		l.out.Value = nil
-	}
+	l.out.TS, l.out.Newer = it.TS, table.Timestamp{}
 	if it.State&table.Invalid != 0 {
 		l.out.Bits |= BitInvalid
 		l.out.Finisher = it.Finisher

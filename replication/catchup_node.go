@@ -17,9 +17,10 @@ type catchUp struct {
 }
 
 const (
-	fetchBytes  = 64 << 10 // of one FETCH, about: how long the lane of the serving member is locked
-	fetchLanes  = 4        // that are asked for at one time
-	catchUpRate = 256 << 20
+	fetchBytes   = 64 << 10              // of one FETCH, about: how long the lane of the serving member is locked
+	fetchLanes   = 4                     // that are asked for at one time
+	catchUpSlack = 10 * time.Millisecond // of the pace that may be made up for, where a timer came late
+	catchUpRate  = 256 << 20             // bytes a second
 )
 
 // begin starts to fetch, or has the one who does look again.
@@ -85,22 +86,18 @@ func (n *Node) fetchLanes(stop, again <-chan struct{}) {
 				break
 			}
 			if done = !n.fetchOne(); !done {
-				next = maxTime(next, time.Now().Add(-10*time.Millisecond)).Add(pause)
+				if late := time.Now().Add(-catchUpSlack); next.Before(late) {
+					next = late
+				}
+				next = next.Add(pause)
 			}
 		}
 		n.Flush()
-		if !began.IsZero() && n.complete() {
+		if !began.IsZero() && n.Status().CaughtUp {
 			n.log.Info().Dur("took", time.Since(began)).Msg("memory is complete; waiting to be let serve")
 			began = time.Time{}
 		}
 	}
-}
-
-func maxTime(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // fetchOne asks for a chunk of the first lane that needs one, unless enough is asked for.
@@ -118,16 +115,6 @@ func (n *Node) fetchOne() bool {
 		nl.unlock(nil)
 	}
 	return false
-}
-
-// complete reports whether all lanes are ready to serve.
-func (n *Node) complete() bool {
-	for i := range n.lanes {
-		if n.lanes[i].behind.Load() {
-			return false
-		}
-	}
-	return true
 }
 
 // askForRoom has a serving member evict, where this one has no memory for what it is sent, or is to be sent, and may not evict itself.
@@ -151,25 +138,15 @@ func (n *Node) askForRoom() {
 	}
 }
 
-// makeRoomElsewhere evicts so many bytes for a member that has asked for it.
-func (n *Node) makeRoomElsewhere(bytes int64, pass *pass) {
-	if n.room.evicts.Load() {
-		n.makeSomeRoom(int64(n.table.FreeBytes())+n.room.pending.Load()+bytes, stepsOfClock, n.room.now.Load(), pass)
-	}
-}
-
 // forgetSettled gives back what members that have left the view were promised, once nothing of theirs can come any more, by replays of others.
 func (n *Node) forgetSettled() {
 	ms := &n.membership
-	if n.alone || !n.Status().Settled {
+	if ms.left.Load() == 0 || !n.Status().Settled {
 		return
 	}
 	ms.changing.Lock()
 	defer ms.changing.Unlock()
-	peers := ms.peers.Load()
-	for number := range uint8(MaxMember + 1) {
-		if peers&bit(number) == 0 {
-			n.credit.forget(number)
-		}
+	for set := ms.left.Swap(0) &^ ms.peers.Load(); set != 0; set &= set - 1 {
+		n.credit.forget(lowest(set))
 	}
 }

@@ -24,6 +24,7 @@ type membership struct {
 
 	peers atomic.Uint64 // the view's other members
 	epoch atomic.Uint64 // of the view that has been entered; 0: none
+	left  atomic.Uint64 // numbers that were in a view, and whose credit has not been given back
 	lease atomic.Int64  // until when this replica may serve, ns of views.Now
 
 	mu          sync.Mutex
@@ -163,6 +164,7 @@ func (ms *membership) entered(v views.View, peers uint64) {
 		}
 	}
 	ms.connected &= peers
+	ms.left.Or(ms.peers.Load() &^ peers)
 	ms.view = v
 	ms.peers.Store(peers)
 	ms.epoch.Store(v.Epoch)
@@ -170,16 +172,24 @@ func (ms *membership) entered(v views.View, peers uint64) {
 	if ms.closed {
 		return
 	}
-	serving := v.Serving()&bit(n.self.Number) != 0
-	if serving {
+	ms.setReady()
+	n.log.Info().Uint64("epoch", v.Epoch).Uint64("generation", v.Generation).Int("members", len(v.Members)).
+		Bool("serving", n.ready.Load()).Msg("view entered")
+	ms.noteServing()
+}
+
+// setReady makes the node serve, under its lease, or not, by its view. ms.mu is held.
+func (ms *membership) setReady() {
+	serving := ms.view.Serving()&bit(ms.node.cfg.Self.Number) != 0
+	switch {
+	case ms.empty:
+		return // that has been said
+	case serving:
 		ms.say("the replica has no lease")
-	} else {
+	default:
 		ms.say("the replica is catching up with its group")
 	}
-	n.ready.Store(serving && !ms.empty)
-	n.log.Info().Uint64("epoch", v.Epoch).Uint64("generation", v.Generation).Int("members", len(v.Members)).
-		Bool("serving", serving).Msg("view entered")
-	ms.noteServing()
+	ms.node.ready.Store(serving)
 }
 
 // exhausted stops serving for want of unique numbers; replenished ends that.
@@ -200,8 +210,9 @@ func (ms *membership) replenished() {
 		return
 	}
 	ms.empty = false
-	ms.say("the replica has no lease: it cannot reach a majority of its group")
-	ms.node.ready.Store(ms.view.Serving()&bit(ms.node.cfg.Self.Number) != 0)
+	if ms.view.Epoch != 0 {
+		ms.setReady()
+	}
 }
 
 // noteServing lets WaitReady go on once the replica serves.
@@ -254,6 +265,7 @@ func (n *Node) Restart(self Member) {
 	defer ms.mu.Unlock()
 	ms.view, ms.connected, ms.interrupted = views.View{}, 0, 0
 	ms.peers.Store(0)
+	ms.left.Store(0) // clear has given it back
 	ms.epoch.Store(0)
 }
 
@@ -429,7 +441,7 @@ func (n *Node) Receive(m *Message) {
 		return
 	}
 	if m.Kind == NEEDROOM {
-		n.makeRoomElsewhere(int64(m.ID), &ms.passes[from])
+		n.room.wanted.Store(int64(m.ID)) // the clock makes it, not the reader of a channel
 		return
 	}
 	n.receive(m, &ms.passes[from])

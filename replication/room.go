@@ -12,6 +12,7 @@ import (
 type room struct {
 	low     atomic.Int64  // free memory, in bytes, below which the node evicts: for the others, and for what comes next
 	own     atomic.Uint64 // lanes that this member evicts in
+	wanted  atomic.Int64  // bytes that a member which may not evict has asked for (NEEDROOM)
 	evicts  atomic.Bool   // it may: it is a serving member
 	pending atomic.Int64
 	at      atomic.Uint32 // 1 + the lane in which a segment is being collected; 0: none, as far as known
@@ -257,6 +258,9 @@ func (n *Node) keepRoom(now uint32, pass *pass) {
 			return nl.verdict(key, hash, it, now, false)
 		})
 		nl.unlock(pass)
+	}
+	if bytes := n.room.wanted.Swap(0); bytes != 0 && n.room.evicts.Load() {
+		n.makeSomeRoom(int64(n.table.FreeBytes())+n.room.pending.Load()+bytes, stepsOfClock, now, pass)
 	}
 	n.moreRoom(stepsOfClock, pass)
 	n.askForRoom()

@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"errors"
 	"fmt"
 	"strings"
 	"sync"
@@ -42,12 +41,7 @@ func TestMembersComeAndGo(t *testing.T) {
 		load.Wait()
 		c.requireSame()
 	}
-	if err := h.Check(patience); err != nil {
-		if u := (*history.Undecided)(nil); errors.As(err, &u) {
-			t.Skip(err)
-		}
-		t.Error(err)
-	}
+	requireLinearizable(t, h)
 }
 
 // TestUpdatesOfTheDead: what a replica had in flight when it died is finished by the others, without anybody asking for it.

@@ -20,10 +20,13 @@ import (
 var errClosed = errors.New("listener closed")
 
 // admission is a socket on its way into netpoll, which keeps the address and gives it to prepare.
-type admission struct{ c *conn }
+type admission struct {
+	c  *conn
+	fd int // a copy: netpoll asks for it when another poller may have seen the socket's end already, and c.fd is -1
+}
 
 // As netpoll.Conn. Only Fd and the addresses are used.
-func (a admission) Fd() int                          { return a.c.fd }
+func (a admission) Fd() int                          { return a.fd }
 func (a admission) LocalAddr() net.Addr              { return a }
 func (a admission) RemoteAddr() net.Addr             { return a }
 func (a admission) Read([]byte) (int, error)         { return 0, errors.ErrUnsupported }
@@ -98,10 +101,7 @@ func (a *acceptor) Accept() (net.Conn, error) {
 		fd, sa, err := syscall.Accept4(a.fd, syscall.SOCK_NONBLOCK|syscall.SOCK_CLOEXEC)
 		switch err {
 		case nil:
-			if c := a.s.accepted(fd, sa); c != nil {
-				return admission{c}, nil
-			}
-			return nil, nil
+			return a.admit(fd, sa)
 		case syscall.EINTR:
 		case syscall.EAGAIN, syscall.ECONNABORTED:
 			return nil, nil
@@ -119,6 +119,14 @@ func (a *acceptor) Accept() (net.Conn, error) {
 			return nil, err
 		}
 	}
+}
+
+// admit is what Accept returns for a new socket.
+func (a *acceptor) admit(fd int, sa syscall.Sockaddr) (net.Conn, error) {
+	if c := a.s.accepted(fd, sa); c != nil {
+		return admission{c, fd}, nil
+	}
+	return nil, nil
 }
 
 // turnAway answers one client for which there is no descriptor.
@@ -237,7 +245,7 @@ func (r *readmitter) Accept() (net.Conn, error) {
 	}
 	c := r.waiting[0]
 	r.waiting = append(r.waiting[:0], r.waiting[1:]...)
-	return admission{c}, nil
+	return admission{c, c.fd}, nil
 }
 
 // prepare is netpoll's OnPrepare: it comes between Accept and the first event.

@@ -251,3 +251,27 @@ func TestPauseWhileSwallowing(t *testing.T) {
 	c.want(strings.Repeat(valueOf("a", a)+"END\r\n", 5) + valueOf("b", b) + "END\r\n" + textproto.ReplyTooLarge)
 	eventually(t, "the client is out of trouble", func() bool { return s.keepers.Load() == 0 })
 }
+
+// netpoll asks for the descriptor of a client that it has put into a poller already, whose end another poller may have seen by then: the
+// answer stays what it was, since netpoll takes its own entry for the connection by it.
+func TestDescriptorOfClientThatIsGone(t *testing.T) {
+	s := startAlone(t)
+	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer syscall.Close(pair[1])
+	a := acceptor{s: s}
+	admitted, err := a.admit(pair[0], &syscall.SockaddrInet4{})
+	if err != nil || admitted == nil {
+		t.Fatalf("%v, %v", admitted, err)
+	}
+	c := admitted.(admission).c
+	c.mu.Lock()
+	c.closing, c.gone = true, true
+	c.settle()
+	c.unlock()
+	if got := admitted.(admission).Fd(); got != pair[0] || c.fd != -1 {
+		t.Errorf("netpoll is told %d for the client at %d, whose socket is %d now", got, pair[0], c.fd)
+	}
+}

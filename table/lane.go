@@ -326,25 +326,10 @@ func (l *Lane) Used(it *Item) { l.use(it.slot, l.entry(it.slot)) }
 // Uses is how often the item of it has been used since Collect last looked at it, counted up to 3.
 func (l *Lane) Uses(it *Item) int { return int(usesOf(l.entry(it.slot))) }
 
-// Each calls f for every stored key, tombstones too, in no order, until it returns false. The key is good until
-// f returns; f must not change the lane.
+// Each calls f for every stored key, tombstones too, in no order, while the lane stays locked. The key is good until f returns; f must not change
+// the lane. When it returns false, there are a few more calls at most.
 func (l *Lane) Each(f func(key []byte, it *Item) bool) {
-	it := &l.visited
-	for n := range l.buckets.Load() {
-		for b := l.bucketOffset(n); b != noBucket; b = l.entry(b + linkOffset) {
-			for slot := b; slot < b+linkOffset; slot += wordBytes {
-				e := l.entry(slot)
-				if !isItem(e) {
-					continue
-				}
-				rec := recordOf(e)
-				it.slot = slot
-				l.readHeader(rec, *l.word(rec), it)
-				if !f(l.key(rec), it) {
-					return
-				}
-			}
-		}
+	for n := uint64(0); n < l.buckets.Load() && l.walkBucket(n, f); n++ {
 	}
 }
 

@@ -1,9 +1,13 @@
-// Chaos runs groups of hermesd as real processes, each replica in a network namespace of its own, breaks what can break (processes,
+// Command chaos runs groups of hermesd as real processes, each replica in a network namespace of its own, breaks what can break (processes,
 // links, disks) after a seed, and has what recording clients were answered meanwhile judged.
 //
 //	make chaos                       # 20 minutes
 //	make chaos CHAOSTIME=3m
 //	bin/chaos -hermesd bin/hermesd -time 5m -groups 3 -faults kill,pause -seed 17
+//
+// It is no benchmark: the stalls that it prints depend on what else the machine does. Nor is it run by `go test`, but for the tests of its own
+// parts. What goes in is a binary of hermesd, a seed and the time to take; histories go to package history, which judges them. What comes out is a
+// line for each episode and a table on standard output, the replicas' logs where something was wrong, and the exit status.
 //
 // It needs root, ip (iproute2) and nft (nftables), and says what is missing; it installs nothing. Everything is made in namespaces of its
 // own, which hold nothing but their own addresses, and is removed at the end; what a run that was killed has left, the next one

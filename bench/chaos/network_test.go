@@ -163,11 +163,11 @@ func TestReplicaProcess(t *testing.T) {
 // TestFullDisk fills a directory on a small disk, which takes root.
 func TestFullDisk(t *testing.T) {
 	if os.Geteuid() != 0 {
-		t.Skip("mounting takes root")
+		t.Skip("mounting a disk takes root; make chaos needs it too")
 	}
 	p := &Place{dir: t.TempDir()}
 	if err := p.mountDisks(); err != nil {
-		t.Skip(err)
+		t.Skipf("this machine does not let root mount a disk, as containers may not: %v", err)
 	}
 	r := &Replica{Number: 2, disk: p.disk(2)}
 	t.Cleanup(func() {

@@ -1,10 +1,13 @@
-// Fuzzall runs all Fuzz functions of the module, one after the other, each for the same time:
+// Command fuzzall runs all Fuzz functions of the module, one after the other, each for the same time:
 //
 //	go run ./bench/fuzzall -time 30s
 //
 // `go test -fuzz` takes one function of one package; a fuzz test that somebody adds is found here without being entered anywhere. The
 // last lines are a summary. The exit status is 1 when a function failed, with the place where the go command has written the
 // input that does it (to be committed with the repair: from then on `go test` runs it), or when there was nothing to run.
+//
+// It fuzzes nothing itself and knows no function by name: it lists the module's packages and their tests with the go command, runs `go test -fuzz` for each, and
+// reads what that prints. `make fuzz` runs it.
 package main
 
 import (
