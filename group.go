@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -179,7 +180,7 @@ func (o *groupOptions) status(out io.Writer, missing missing, asJSON bool) error
 		}
 		switch {
 		case err == nil && why == "":
-			return printStatus(out, &s, asJSON)
+			return printStatus(ctx, out, &s, asJSON)
 		case err != nil && missing == nil:
 			return err
 		}
@@ -189,12 +190,18 @@ func (o *groupOptions) status(out io.Writer, missing missing, asJSON bool) error
 			if err != nil {
 				return err
 			}
-			return errors.Join(printStatus(out, &s, asJSON), exitError{fmt.Errorf("after %v: %s", o.timeout, why), exitNotYet})
+			return errors.Join(printStatus(context.Background(), out, &s, asJSON), exitError{fmt.Errorf("after %v: %s", o.timeout, why), exitNotYet})
 		}
 	}
 }
 
-func printStatus(out io.Writer, s *views.GroupStatus, asJSON bool) error {
+// channelsTimeout is for how long a replica that does not answer may hold up what is known of the others.
+const channelsTimeout = time.Second
+
+func printStatus(ctx context.Context, out io.Writer, s *views.GroupStatus, asJSON bool) error {
+	ctx, cancel := context.WithTimeout(ctx, channelsTimeout)
+	defer cancel()
+	s.LearnChannels(ctx)
 	if asJSON {
 		e := json.NewEncoder(out)
 		e.SetIndent("", "  ")
@@ -212,7 +219,7 @@ func printStatus(out io.Writer, s *views.GroupStatus, asJSON bool) error {
 		fmt.Fprintln(out, s.Note)
 	}
 	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(w, "replica\taddress\tstate\theartbeat\tremarks")
+	fmt.Fprintln(w, "replica\taddress\tstate\theartbeat\tchannels\tremarks")
 	slots := slices.Clone(s.Slots)
 	slices.SortFunc(slots, func(a, b views.SlotStatus) int { return int(a.Number) - int(b.Number) })
 	for _, slot := range slots {
@@ -220,9 +227,44 @@ func printStatus(out io.Writer, s *views.GroupStatus, asJSON bool) error {
 		if slot.Heard >= 0 {
 			heard = slot.Heard.Round(time.Millisecond).String() + " ago"
 		}
-		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\n", slot.Number, slot.Address, slot.State, heard, remarks(s, &slot))
+		fmt.Fprintf(w, "%d\t%s\t%s\t%s\t%s\t%s\n", slot.Number, slot.Address, slot.State, heard, channels(&slot), remarks(s, &slot))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	printReasons(out, slots)
+	return nil
+}
+
+// channels says to whom a replica is connected, and how: tcp to 2,3.
+func channels(slot *views.SlotStatus) string {
+	peers := map[string][]string{}
+	for _, ch := range slot.Channels {
+		peers[ch.Transport] = append(peers[ch.Transport], strconv.Itoa(int(ch.Peer)))
+	}
+	var all []string
+	for _, transport := range slices.Sorted(maps.Keys(peers)) {
+		all = append(all, transport+" to "+strings.Join(peers[transport], ","))
+	}
+	if len(all) == 0 {
+		return "-"
+	}
+	return strings.Join(all, ", ")
+}
+
+// printReasons says why messages do not go as well as they might: each reason once, with the channels that it holds for.
+func printReasons(out io.Writer, slots []views.SlotStatus) {
+	of := map[string][]string{}
+	for _, slot := range slots {
+		for _, ch := range slot.Channels {
+			if ch.Reason != "" {
+				of[ch.Reason] = append(of[ch.Reason], fmt.Sprintf("%d to %d", slot.Number, ch.Peer))
+			}
+		}
+	}
+	for _, why := range slices.Sorted(maps.Keys(of)) {
+		fmt.Fprintf(out, "tcp, %s: %s\n", strings.Join(of[why], ", "), why)
+	}
 }
 
 func remarks(s *views.GroupStatus, slot *views.SlotStatus) string {

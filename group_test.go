@@ -6,6 +6,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -82,6 +83,43 @@ func TestWaitGivesUp(t *testing.T) {
 	p := livetest.Start(t, livetest.Binary(t), "group", "status", "--wait", "serving", "--timeout", "1s", "--at", g.Replication[0])
 	if status := p.Wait(t); status != exitNotYet || !strings.Contains(p.Stderr(), "replica 3 is absent") {
 		t.Errorf("status %d:\n%s", status, p.Output())
+	}
+}
+
+// TestStatusSaysHowMessagesGo: each replica's channels, as it knows them itself, and why they are not what somebody may have expected.
+func TestStatusSaysHowMessagesGo(t *testing.T) {
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Witness: true, Args: []string{"--transport", "tcp"}})
+	out := groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0])
+	for _, row := range []string{`(?m)^1 .* serving .* tcp to 2 *$`, `(?m)^2 .* serving .* tcp to 1 *$`, `(?m)^3 .* witness .* - *$`,
+		`(?m)^tcp, 1 to 2, 2 to 1: it runs with --transport tcp$`} {
+		if !regexp.MustCompile(row).MatchString(out) {
+			t.Errorf("nothing like %s in\n%s", row, out)
+		}
+	}
+	g.Processes[1].Signal(t, syscall.SIGSTOP) // it does not answer, and holds up nothing for long
+	defer g.Processes[1].Signal(t, syscall.SIGCONT)
+	if out := groupCommandOK(t, "status", "--at", g.Replication[0]); strings.Contains(out, "2 to 1") {
+		t.Errorf("of a replica that does not answer:\n%s", out)
+	}
+}
+
+// TestChannelsInWords: replicas that reach some by RDMA and some by TCP, for different reasons.
+func TestChannelsInWords(t *testing.T) {
+	const why = "its port is not active"
+	slots := []views.SlotStatus{
+		{Number: 1, Channels: []views.Channel{{Peer: 2, Transport: "rdma rxe1 - rxe2"}, {Peer: 3, Transport: "tcp", Reason: why}, {Peer: 4, Transport: "tcp"}}},
+		{Number: 3, Channels: []views.Channel{{Peer: 1, Transport: "tcp", Reason: why}}},
+		{Number: 5},
+	}
+	for i, want := range []string{"rdma rxe1 - rxe2 to 2, tcp to 3,4", "tcp to 1", "-"} {
+		if got := channels(&slots[i]); got != want {
+			t.Errorf("replica %d: %q, want %q", slots[i].Number, got, want)
+		}
+	}
+	var out strings.Builder
+	printReasons(&out, slots)
+	if want := "tcp, 1 to 3, 3 to 1: " + why + "\n"; out.String() != want {
+		t.Errorf("%q, want %q", out.String(), want)
 	}
 }
 

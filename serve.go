@@ -281,7 +281,7 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 		return err
 	}
 	r.driver, err = views.Start(views.Config{Number: uint8(o.id), Address: group[uint8(o.id)], Seeds: group, Store: r.store, Listener: control,
-		Host: r.node, Alike: o.alike(), Timing: o.timing, Logger: r.log})
+		Host: r.node, Channels: r.node.Channels, Alike: o.alike(), Timing: o.timing, Logger: r.log})
 	if err == nil {
 		r.node.Explain(r.driver.Why)
 		r.node.OnNews(r.driver.Hurry)

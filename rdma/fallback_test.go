@@ -109,14 +109,9 @@ func (m *member) isUp() bool {
 
 // words are what the transport says of the peer's channel.
 func (m *member) words() (transport, reason string) {
-	m.tcp.Describe(func(name, value string) {
-		switch {
-		case strings.HasSuffix(name, ":transport"):
-			transport = value
-		case strings.HasSuffix(name, ":transport_reason"):
-			reason = value
-		}
-	})
+	for _, ch := range m.tcp.Channels() {
+		transport, reason = ch.Transport, ch.Reason
+	}
 	return transport, reason
 }
 

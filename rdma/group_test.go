@@ -12,6 +12,7 @@ import (
 	"net"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"syscall"
@@ -67,8 +68,8 @@ func (g *liveGroup) start(number int, args ...string) {
 	g.clients[number].Timeout = time.Minute
 }
 
-// awaitServing waits until replica number, or all (serving), serve.
-func (g *liveGroup) awaitServing(what string) {
+// awaitServing waits until replica number, or all (serving), serve, and returns what `group status` says then.
+func (g *liveGroup) awaitServing(what string) (status string) {
 	g.t.Helper()
 	ask := at(1) + "," + at(2) + "," + at(3)
 	out, err := exec.Command(g.binary, "group", "status", "--wait", what, "--timeout", "60s", "--at", ask).CombinedOutput()
@@ -87,6 +88,7 @@ func (g *liveGroup) awaitServing(what string) {
 			}
 		}
 	}
+	return string(out)
 }
 
 // stats are those of replication.
@@ -236,6 +238,12 @@ func TestGroup(t *testing.T) {
 		t.Errorf("replica 1 says that it reaches 3 by TCP because %q", reason)
 	}
 	g.awaitTransport(1, 2, "rdma")
+	status := g.awaitServing("serving")
+	for _, row := range []string{`(?m)^1 .* rdma.* to 2, tcp to 3 `, `(?m)^3 .* tcp to 1,2 `, `(?m)^tcp, .*3 to 1.*: .*--transport tcp`} {
+		if !regexp.MustCompile(row).MatchString(status) {
+			t.Errorf("group status has nothing like %s:\n%s", row, status)
+		}
+	}
 	for i := items + 40; i < items+50; i++ {
 		g.set(1+i%replicas, i)
 	}

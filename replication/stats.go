@@ -57,11 +57,21 @@ func (n *Node) Stats(f func(name, value string)) {
 		count("peer:"+strconv.Itoa(int(peer))+":credit_left_bytes", uint64(n.credit.left(peer)))
 	}
 	n.transport.Stats(count)
-	if d, ok := n.transport.(interface {
-		Describe(func(name, value string))
-	}); ok {
-		d.Describe(f)
+	for _, ch := range n.Channels() {
+		prefix := "peer:" + strconv.Itoa(int(ch.Peer)) + ":transport"
+		f(prefix, ch.Transport)
+		if ch.Reason != "" {
+			f(prefix+"_reason", ch.Reason)
+		}
 	}
+}
+
+// Channels are those with other members, as far as the transport can say how their messages go.
+func (n *Node) Channels() []views.Channel {
+	if t, ok := n.transport.(interface{ Channels() []views.Channel }); ok {
+		return t.Channels()
+	}
+	return nil
 }
 
 // state is what the replica is doing, in a word or two.

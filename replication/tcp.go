@@ -36,7 +36,7 @@ type TCPConfig struct {
 	PeerTimeout time.Duration
 	// Path is a way for messages that is tried before this connection's own; nil: none. The transport closes it, also when NewTCP fails.
 	Path Path
-	// NoPath says why Path is nil, where somebody may wonder: for the log, for Describe, and for peers that have one.
+	// NoPath says why Path is nil, where somebody may wonder: for the log, for Channels, and for peers that have one.
 	NoPath string
 	// PathOnly refuses channels whose messages would have to go over TCP; Path is needed then.
 	PathOnly bool

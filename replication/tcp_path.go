@@ -7,6 +7,8 @@ import (
 	"net"
 	"net/netip"
 	"time"
+
+	"hermesd/replication/views"
 )
 
 // How two members agree on a path (path.go). After the HELLOs, where each has said that it has one, PATH goes back and forth: the dialler's
@@ -197,20 +199,17 @@ func (t *TCP) retryPaths() {
 	}
 }
 
-// Describe calls f with what is said of the channels in words: peer:N:transport is rdma or tcp while there is one, and peer:N:transport_reason why it
-// is tcp where that was not the only thing wanted.
-func (t *TCP) Describe(f func(name, value string)) {
+// Channels are those that there are at the moment: over rdma or tcp, and why over tcp where that was not the only thing wanted.
+func (t *TCP) Channels() []views.Channel {
+	var all []views.Channel
 	for number := range t.peers {
 		p := t.peers[number].Load()
 		if p == nil || !t.isListed(p) {
 			continue
 		}
 		if ch := p.channel.Load(); ch != nil {
-			prefix := fmt.Sprintf("peer:%d:transport", number)
-			f(prefix, ch.path)
-			if ch.why != "" {
-				f(prefix+"_reason", ch.why)
-			}
+			all = append(all, views.Channel{Peer: uint8(number), Transport: ch.path, Reason: ch.why})
 		}
 	}
+	return all
 }

@@ -17,6 +17,7 @@ const (
 	methodPing      = serviceName + ".Ping"
 	methodHello     = serviceName + ".Hello"
 	methodOperate   = serviceName + ".Operate"
+	methodChannels  = serviceName + ".Channels"
 )
 
 // Question is a leader's to each voter: is it still the leader, in its term? It brings the present view.
@@ -62,6 +63,9 @@ type Operation struct {
 
 // Outcome answers an Operation.
 type Outcome struct{ Status GroupStatus }
+
+// ChannelsQuery asks a replica for its Channels.
+type ChannelsQuery struct{}
 
 // service holds what others may call. Each call has a goroutine of its own.
 type service struct{ d *Driver }
@@ -131,6 +135,13 @@ func (s *service) Operate(o Operation, out *Outcome) error {
 	var err error
 	*out, err = s.d.operate(ctx, o)
 	return err
+}
+
+func (s *service) Channels(_ ChannelsQuery, all *[]Channel) error {
+	if s.d.cfg.Channels != nil {
+		*all = s.d.cfg.Channels()
+	}
+	return nil
 }
 
 // operateTimeout bounds an operator's call; what was asked may still happen.

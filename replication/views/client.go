@@ -45,14 +45,26 @@ func (a *answers) Read(b []byte) (int, error) {
 func (c *Client) Close() error { return c.rpc.Close() }
 
 func (c *Client) operate(ctx context.Context, o Operation) (GroupStatus, error) {
-	var out Outcome
-	pending := c.rpc.Go(methodOperate, o, &out, make(chan *rpc.Call, 1))
+	out, err := ask[Outcome](ctx, c, methodOperate, o)
+	return out.Status, err
+}
+
+// ask calls a method, and gives up when ctx ends.
+func ask[Reply any](ctx context.Context, c *Client, method string, question any) (Reply, error) {
+	reply := new(Reply) // not to be looked at before the call is done
+	pending := c.rpc.Go(method, question, reply, make(chan *rpc.Call, 1))
 	select {
 	case <-pending.Done:
-		return out.Status, pending.Error
+		return *reply, pending.Error
 	case <-ctx.Done():
-		return GroupStatus{}, ctx.Err()
+		var none Reply
+		return none, ctx.Err()
 	}
+}
+
+// Channels are those that the replica at the other end has with others.
+func (c *Client) Channels(ctx context.Context) ([]Channel, error) {
+	return ask[[]Channel](ctx, c, methodChannels, ChannelsQuery{})
 }
 
 // Status asks how the group is.

@@ -24,6 +24,8 @@ type Config struct {
 	// Listener delivers control connections, from which Magic has been read.
 	Listener net.Listener
 	Host     Host
+	// Channels says for operators how messages go to other members, from any goroutine; nil: there are none.
+	Channels func() []Channel
 	// Alike is in words what all replicas of a group must have been started with alike. One that differs from the members of the view is not let in:
 	// it could not have channels with them, or would hold leases of another length than they expect.
 	Alike  string

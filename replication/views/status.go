@@ -1,7 +1,9 @@
 package views
 
 import (
+	"context"
 	"math/bits"
+	"sync"
 	"time"
 )
 
@@ -34,7 +36,35 @@ type SlotStatus struct {
 	Leased      bool    // it had a lease when it sent its last heartbeat
 	Unreachable []uint8 // members that it cannot reach
 	Removing    bool
-	Next        string // it is being moved there
+	Next        string    // it is being moved there
+	Channels    []Channel // it has said itself (LearnChannels)
+}
+
+// Channel is how a replica's messages to another one go.
+type Channel struct {
+	Peer      uint8  // number
+	Transport string // rdma, tcp
+	Reason    string // it is tcp, where that was not the only thing wanted; in words
+}
+
+// LearnChannels asks the replicas themselves, all at one time, what the leader does not know: their Channels. Who does not answer until ctx ends has none.
+func (s *GroupStatus) LearnChannels(ctx context.Context) {
+	var asked sync.WaitGroup
+	for i := range s.Slots {
+		slot := &s.Slots[i]
+		if slot.Witness || slot.Incarnation == 0 {
+			continue
+		}
+		asked.Go(func() {
+			c, err := Dial(ctx, slot.Address)
+			if err != nil {
+				return
+			}
+			defer c.Close()
+			slot.Channels, _ = c.Channels(ctx)
+		})
+	}
+	asked.Wait()
 }
 
 const noProcess = "no process has come to fill its place yet"
