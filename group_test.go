@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/json"
 	"fmt"
 	"os"
 	"regexp"
@@ -83,6 +84,38 @@ func TestWaitGivesUp(t *testing.T) {
 	p := livetest.Start(t, livetest.Binary(t), "group", "status", "--wait", "serving", "--timeout", "1s", "--at", g.Replication[0])
 	if status := p.Wait(t); status != exitNotYet || !strings.Contains(p.Stderr(), "replica 3 is absent") {
 		t.Errorf("status %d:\n%s", status, p.Output())
+	}
+}
+
+// TestRemoveKeepsAMajority: of three, one of which is dead, no live one can be removed, since the other could do nothing any more; first the dead one, then a
+// live one.
+func TestRemoveKeepsAMajority(t *testing.T) {
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 3})
+	at := g.Replication[0]
+	g.Processes[2].Signal(t, os.Kill)
+	g.Processes[2].Wait(t)
+	refused := func() string {
+		p := livetest.Start(t, livetest.Binary(t), "group", "remove", "2", "--at", at)
+		if p.Wait(t) == 0 {
+			t.Fatalf("replica 2 was removed, though 3 is dead:\n%s", p.Output())
+		}
+		return p.Stderr()
+	}
+	for missed := false; !missed; {
+		var s views.GroupStatus
+		if err := json.Unmarshal([]byte(groupCommandOK(t, "status", "--json", "--at", at)), &s); err != nil {
+			t.Fatal(err)
+		}
+		dead, _ := s.Slot(3)
+		missed = s.Leader != 0 && dead.State == "absent" && (dead.Reached < 0 || dead.Reached > time.Second)
+	}
+	if why := refused(); !strings.Contains(why, "start or remove 3 first") {
+		t.Errorf("the removal was refused: %s", why)
+	}
+	groupCommandOK(t, "remove", "3", "--at", at)
+	groupCommandOK(t, "remove", "2", "--at", at)
+	if got := command(t, portOf(t, g.Clients[0]), "set k 0 0 1\r\n1"); got != "STORED" {
+		t.Errorf("set on the one that is left: %s", got)
 	}
 }
 

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net"
 	"net/rpc"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -161,6 +163,10 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 			result <- nil
 			return
 		}
+		if err := d.leavesMajority(o.Request); err != nil {
+			result <- err
+			return
+		}
 		d.operations++
 		o.Request.ID = d.operations
 		d.operators[o.Request.ID] = func(err error) { result <- err }
@@ -183,6 +189,39 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 	case <-d.quit:
 		return out, errClosing
 	}
+}
+
+// leavesMajority refuses to give up a server if too few of those that are left answer: they could elect no leader, and nothing could be changed or mended by
+// commands any more. On the goroutine run.
+func (d *Driver) leavesMajority(r Request) error {
+	gone := max(r.Remove, r.Replace) // one of them is 0
+	if gone == 0 || r.Force {
+		return nil
+	}
+	var left, answer int
+	var silent []string
+	for _, s := range d.leader.Group().Slots {
+		if s.Server == "" || s.Removing || s.Number == gone {
+			continue
+		}
+		left++
+		if d.responds(s.Server) {
+			answer++
+		} else {
+			silent = append(silent, strconv.Itoa(int(s.Number)))
+		}
+	}
+	if left == 0 || answer >= left/2+1 {
+		return nil
+	}
+	return fmt.Errorf("without %d only %d of %d servers would answer, and a majority must: start or remove %s first, which do not answer; remove --force does it all the same",
+		gone, answer, left, strings.Join(silent, " and "))
+}
+
+// responds reports whether a server of raft has lately confirmed this leader. On the goroutine run.
+func (d *Driver) responds(server string) bool {
+	at, ok := d.voters[server]
+	return server == d.cfg.Store.Server() || ok && Now()-at <= int64(d.callTimeout())
 }
 
 // leaderKnown waits until somebody leads, as an operator would who is told that nobody does at the moment.

@@ -237,8 +237,19 @@ func (d *Driver) match(now int64) {
 	}()
 }
 
-// mismatch is what to do next so that raft's servers are those of the slots; nil: they are.
+// mismatch is what to do next so that raft's servers are those of the slots; nil: they are. Who does not answer is removed first: of those that are left a
+// majority must.
 func (d *Driver) mismatch(servers []raft.Server, group *Group) func() error {
+	servers = slices.Clone(servers)
+	slices.SortStableFunc(servers, func(a, b raft.Server) int {
+		switch x, y := d.responds(string(a.ID)), d.responds(string(b.ID)); {
+		case x == y:
+			return 0
+		case y:
+			return -1
+		}
+		return 1
+	})
 	for _, s := range servers {
 		if slices.ContainsFunc(group.Slots, func(slot Slot) bool { return slot.Server == string(s.ID) }) {
 			continue
