@@ -153,7 +153,7 @@ const operateTimeout = 5 * time.Second
 func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 	var out Outcome
 	result := make(chan error, 1)
-	leads := false
+	leads, early := false, false
 	err := d.ask(ctx, func() {
 		if leads = d.reign != 0; !leads {
 			return
@@ -164,7 +164,9 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 			return
 		}
 		if err := d.leavesMajority(o.Request); err != nil {
-			result <- err
+			if early = Now()-d.acceded <= int64(d.callTimeout()); !early {
+				result <- err
+			}
 			return
 		}
 		d.operations++
@@ -174,6 +176,12 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 	})
 	if err != nil {
 		return out, err
+	}
+	if early { // a new leader does not know yet who answers
+		if !d.pause(pollInterval) {
+			return out, errClosing
+		}
+		return d.operate(ctx, o)
 	}
 	if !leads {
 		if !o.Status && !o.SentOn && d.formed() && !d.leaderKnown(ctx) {
@@ -218,10 +226,12 @@ func (d *Driver) leavesMajority(r Request) error {
 		gone, answer, left, strings.Join(silent, " and "))
 }
 
-// responds reports whether a server of raft has lately confirmed this leader. On the goroutine run.
+// responds reports whether a server of raft has lately confirmed this leader, or sent it a heartbeat: there are no rounds while nobody in the view asks for a
+// lease. On the goroutine run.
 func (d *Driver) responds(server string) bool {
+	now := Now()
 	at, ok := d.voters[server]
-	return server == d.cfg.Store.Server() || ok && Now()-at <= int64(d.callTimeout())
+	return server == d.cfg.Store.Server() || ok && now-at <= int64(d.callTimeout()) || d.leader.Hears(now, server)
 }
 
 // leaderKnown waits until somebody leads, as an operator would who is told that nobody does at the moment.

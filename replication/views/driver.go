@@ -61,6 +61,7 @@ type Driver struct {
 	reign      uint64 // counts elections of this server; 0: it does not lead
 	reigns     uint64
 	term       uint64 // of raft, in which it was elected
+	acceded    int64  // when its reign began
 	ticks      int64  // when Leader.Tick is due
 	rounds     map[uint64]*round
 	answers    map[heartbeatID]func(Answer)

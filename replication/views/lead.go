@@ -53,7 +53,7 @@ func (d *Driver) accede(reign uint64) {
 			if d.reigns != reign {
 				return
 			}
-			d.reign, d.term = reign, term
+			d.reign, d.term, d.acceded = reign, term, Now()
 			d.voters = map[string]int64{}
 			d.log.Info().Uint64("term", term).Msg("this server leads the control plane")
 			d.leader.Elected(Now(), d.fsm.get())

@@ -134,6 +134,16 @@ func (l *Leader) Entered(number uint8) uint64 {
 	return 0
 }
 
+// Hears reports whether a process of that server has lately sent a heartbeat.
+func (l *Leader) Hears(now int64, server string) bool {
+	for _, p := range l.peers {
+		if p.beat.Server == server && l.fresh(now, p) {
+			return true
+		}
+	}
+	return false
+}
+
 // speaker is the latest incarnation of a number that has been heard.
 func (l *Leader) speaker(number uint8) (m Member) {
 	for other := range l.peers {
