@@ -17,6 +17,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"hermesd/bench/ports"
 	"hermesd/replication/views"
 )
 
@@ -115,31 +116,31 @@ func (cfg *GroupConfig) start(ctx context.Context, replicas int) (*group, error)
 
 // startGroup starts replicas, all with the same further arguments, and waits until they serve.
 func startGroup(ctx context.Context, binary string, replicas int, args ...string) (*group, error) {
-	ports, err := freePorts(2 * replicas)
+	first, err := ports.Reserve(2 * replicas)
 	if err != nil {
 		return nil, err
 	}
+	g := new(group)
 	var members []string
 	for i := range replicas {
-		members = append(members, fmt.Sprintf("%d=127.0.0.1:%d", i+1, ports[replicas+i]))
+		g.replication = append(g.replication, ports.Loopback(first+replicas+i))
+		members = append(members, fmt.Sprintf("%d=%s", i+1, g.replication[i]))
 	}
-	g := new(group)
 	if g.dataDir, err = os.MkdirTemp("", "hermesd-bench-"); err != nil {
 		return nil, err
 	}
 	for i := range replicas {
-		args := append([]string{"-p", strconv.Itoa(ports[i]), "-l", "127.0.0.1"}, args...)
+		args := append([]string{"-p", strconv.Itoa(first + i), "-l", "127.0.0.1"}, args...)
 		if replicas > 1 {
 			args = append(args, "--id", strconv.Itoa(i+1), "--group", strings.Join(members, ","),
 				"--data-dir", filepath.Join(g.dataDir, strconv.Itoa(i+1)))
 		}
-		p, err := startProcess(ctx, fmt.Sprintf("127.0.0.1:%d", ports[i]), nil, binary, args...)
+		p, err := startProcess(ctx, ports.Loopback(first+i), nil, binary, args...)
 		if err != nil {
 			g.stop()
 			return nil, err
 		}
 		g.processes = append(g.processes, p)
-		g.replication = append(g.replication, fmt.Sprintf("127.0.0.1:%d", ports[replicas+i]))
 	}
 	if err := g.awaitServing(ctx); err != nil {
 		g.stop()
@@ -400,25 +401,6 @@ func replicationStats(addr string) (map[string]string, error) {
 			s[part[1]] = part[2]
 		}
 	}
-}
-
-// freePorts returns ports of the loopback interface that nobody listens on at the moment.
-func freePorts(n int) (ports []int, err error) {
-	var open []net.Listener
-	defer func() {
-		for _, l := range open {
-			_ = l.Close()
-		}
-	}()
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		open = append(open, l)
-		ports = append(ports, l.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 // WriteText writes the report as a table.

@@ -13,6 +13,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"hermesd/bench/ports"
 )
 
 // PeerConfig describes a comparison of hermesd, a group of one, with another server of memcached's protocol.
@@ -161,11 +163,11 @@ func (cfg *PeerConfig) load(addr string, row *PeerRow) (LoadConfig, error) {
 
 // turn starts a server, fills it, warms it up, measures it and ends it.
 func (cfg *PeerConfig) turn(ctx context.Context, binary string, row *PeerRow) (Turn, string, error) {
-	port, err := freePort()
+	port, err := ports.Reserve(1)
 	if err != nil {
 		return Turn{}, "", err
 	}
-	addr := fmt.Sprintf("127.0.0.1:%d", port)
+	addr := ports.Loopback(port)
 	load, err := cfg.load(addr, row)
 	if err != nil {
 		return Turn{}, "", err

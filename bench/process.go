@@ -157,16 +157,6 @@ func serverVersion(addr string) (string, error) {
 	return version, nil
 }
 
-// freePort returns a port of the loopback interface that nobody listens on at the moment.
-func freePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port, nil
-}
-
 // tail keeps the end of what is written to it.
 type tail struct {
 	mu   sync.Mutex
