@@ -152,7 +152,7 @@ func startLocal(t *testing.T, replicas int, args ...string) (p *livetest.Process
 	binary := livetest.Binary(t)
 	for attempt := 1; ; attempt++ {
 		port = livetest.FreePorts(t, 2*replicas)
-		p = livetest.Start(t, binary, append([]string{"local", "--replicas", strconv.Itoa(replicas), "--port", strconv.Itoa(port)}, args...)...)
+		p = livetest.Start(t, binary, append([]string{"local", "--replicas", strconv.Itoa(replicas), "--port", strconv.Itoa(port)}, slices.Concat(livetest.Patient, args)...)...)
 		if p.ReachesStdout(t, "ready") {
 			return p, port
 		}

@@ -35,6 +35,8 @@ type GroupConfig struct {
 	Keys          uint64   `json:"keys"`
 	// Duration is how long each row is measured. A row of minutes is how to see whether memory grows.
 	Duration time.Duration `json:"-"`
+
+	timing []string // arguments of the replicas of a group, for tests
 }
 
 // DefaultGroupConfig is what `hermesd bench group` does without flags.
@@ -110,8 +112,11 @@ type group struct {
 }
 
 func (cfg *GroupConfig) start(ctx context.Context, replicas int) (*group, error) {
-	return startGroup(ctx, cfg.Hermesd, replicas, "-t", strconv.Itoa(cfg.ServerThreads), "-m", strconv.Itoa(cfg.MemoryMB),
-		"-c", strconv.Itoa(cfg.Connections+100))
+	args := []string{"-t", strconv.Itoa(cfg.ServerThreads), "-m", strconv.Itoa(cfg.MemoryMB), "-c", strconv.Itoa(cfg.Connections + 100)}
+	if replicas > 1 {
+		args = append(args, cfg.timing...)
+	}
+	return startGroup(ctx, cfg.Hermesd, replicas, args...)
 }
 
 // startGroup starts replicas, all with the same further arguments, and waits until they serve.

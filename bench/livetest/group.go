@@ -13,9 +13,15 @@ type GroupConfig struct {
 	Proxied bool
 	// Witness adds a witness, under the number after the last replica's. It is the last of Group.Processes.
 	Witness bool
-	// Args are further arguments of every replica.
+	// Args are further arguments of every replica. They come after Patient, which a replica of a group is given too.
 	Args []string
 }
+
+// Patient are arguments for groups whose replicas are not to lose their leases: with the default times that happens where something else keeps the
+// processor for a quarter of a second, as on a machine that runs other tests. A replica that is killed is removed all the later, and operations
+// wait for that.
+var Patient = []string{"--heartbeat", "150ms", "--lease", "1500ms", "--suspect-after", "1650ms", "--unreachable-after", "2s",
+	"--op-timeout", "20s"}
 
 // Group is a group of replicas that serves.
 type Group struct {
@@ -66,6 +72,7 @@ func tryGroup(t testing.TB, cfg GroupConfig) (g *Group, taken bool) {
 		args := []string{"--port", strconv.Itoa(first + i)}
 		if n > 1 {
 			args = append(args, "--id", strconv.Itoa(i+1), "--group", groupText(addresses), "--data-dir", t.TempDir())
+			args = append(args, Patient...)
 		}
 		if cfg.Proxied {
 			args = append(args, "--replication-address", Loopback(first+n+i))
