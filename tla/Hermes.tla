@@ -126,11 +126,13 @@ Launch(r, ts, kind) ==
       /\ UNCHANGED <<views, epoch, crashed, lost>>
 
 \* A plain write may start on an invalid key, but not on an own RMW in flight.
-StartWrite(r) ==
+StartWriteAt(r, ts) ==
   /\ r \notin crashed /\ Peers(r) # {}
   /\ Started("write") < MaxWrites
   /\ ~\E u \in OwnRMW(r) : u.ts = key[r].ts
-  /\ Launch(r, WriteTS(r, key[r].ts), "write")
+  /\ Launch(r, ts, "write")
+
+StartWrite(r) == StartWriteAt(r, WriteTS(r, key[r].ts))
 
 StartRMW(r) ==
   /\ r \notin crashed /\ Peers(r) # {}
@@ -139,37 +141,38 @@ StartRMW(r) ==
   /\ ~\E u \in OwnRMW(r) : u.ts = key[r].ts
   /\ Launch(r, RMWTS(r, key[r].ts), "rmw")
 
-\* The updates in us, all at r, are complete in view e: what is left of flight,
-\* key, msgs and answered.  Only the one that the key is at is validated.
-Current(r, us) == {u \in us : u.ts = key[r].ts /\ ~key[r].valid}
+\* The update u of r is complete: every member has it.  The key is validated if
+\* it is still at it.
+Current(r, u) == u.ts = key[r].ts /\ ~key[r].valid
 
-Complete(r, us, e) ==
-  LET current == Current(r, us)
-      stuck   == IF Without("OutrankedWriteUnanswered") THEN us \ current
-                                                        ELSE {}
-      own     == {u \in us \ stuck : ~u.replay}
-  IN  /\ answered' = answered \cup {u.ts : u \in own}
-      /\ IF current = {}
-         THEN UNCHANGED key
-         ELSE key' = [key EXCEPT ![r] = Valid(@.ts)]
-
-VALs(r, us, e) == {VAL(r, u.ts, e) : u \in Current(r, us)}
+Complete(r, u) ==
+  LET stuck == Without("OutrankedWriteUnanswered") /\ ~Current(r, u)
+      sent  == IF Current(r, u) THEN {VAL(r, u.ts, epoch[r])} ELSE {}
+  IN  /\ flight'   = [flight EXCEPT ![r] = {x \in @ : x.ts # u.ts \/ x.replay # u.replay}
+                                             \cup IF stuck THEN {u} ELSE {}]
+      /\ answered' = answered \cup IF u.replay \/ stuck THEN {} ELSE {u.ts}
+      /\ IF Current(r, u) THEN key' = [key EXCEPT ![r] = Valid(@.ts)]
+                          ELSE UNCHANGED key
+      /\ \/ msgs' = msgs \cup sent
+         \/ LoseVALs /\ UNCHANGED msgs
 
 ReceiveACK(r, m) ==
   /\ \E u \in flight[r] :
        /\ u.ts = m.ts /\ m.from \notin u.acks
-       /\ LET v    == [u EXCEPT !.acks = @ \cup {m.from}]
-              done == Peers(r) \subseteq v.acks
-              sent == VALs(r, {u}, epoch[r])
-              stay == Without("OutrankedWriteUnanswered") /\ Current(r, {u}) = {}
-          IN  IF done
-              THEN /\ flight' = [flight EXCEPT ![r] = (@ \ {u}) \cup
-                                   IF stay THEN {v} ELSE {}]
-                   /\ Complete(r, {u}, epoch[r])
-                   /\ \/ msgs' = msgs \cup sent
-                      \/ LoseVALs /\ UNCHANGED msgs
+       /\ LET v == [u EXCEPT !.acks = @ \cup {m.from}]
+          IN  IF Peers(r) \subseteq v.acks
+              THEN Complete(r, v)
               ELSE /\ flight' = [flight EXCEPT ![r] = (@ \ {u}) \cup {v}]
                    /\ UNCHANGED <<key, msgs, answered>>
+  /\ UNCHANGED <<views, epoch, crashed, log, lost>>
+
+\* In a new view: whoever had not acknowledged it is gone.
+CompleteWithout(r) ==
+  /\ r \notin crashed
+  /\ \E u \in flight[r] :
+       /\ Peers(r) \subseteq u.acks
+       /\ Without("OutrankedWriteUnanswered") => Current(r, u)
+       /\ Complete(r, u)
   /\ UNCHANGED <<views, epoch, crashed, log, lost>>
 
 \* A refused RMW did not happen and never will under that time stamp.  What the
@@ -188,21 +191,25 @@ ReceiveNACK(r, m) ==
 -----------------------------------------------------------------------------
 (* The follower.                                                           *)
 
-\* The state of the key is overwritten: an own RMW that it was is outranked,
-\* and a replay of it is given up.
-Outranked(r) == {u \in flight[r] : /\ u.ts = key[r].ts
-                                   /\ u.replay \/ u.kind = "rmw"}
+\* The state of the key is overwritten: an own RMW that it was is outranked.  A
+\* replay of it goes on, and comes to nothing.
+Outranked(r) == {u \in OwnRMW(r) : u.ts = key[r].ts}
 
 Apply(r, m) ==
   LET gone == IF Without("CompleteOutranked") THEN {} ELSE Outranked(r)
   IN  /\ key'    = [key EXCEPT ![r] = Invalid(m.ts, m.from)]
       /\ flight' = [flight EXCEPT ![r] = @ \ gone]
-      /\ lost'   = lost \cup {u.ts : u \in {x \in gone : ~x.replay}}
+      /\ lost'   = lost \cup {u.ts : u \in gone}
 
 AlwaysAcked(m) ==
   IF m.replay THEN Without("AckAnyReplay")
   ELSE IF m.kind = "write" THEN ~Without("PlainWriteRefused")
   ELSE Without("AckAnyRMW")
+
+\* What a member that is gone has left, and is not replayed here yet, is
+\* another's to finish if that replays it.
+TakenOver(r, m) == /\ m.ts = key[r].ts /\ m.replay
+                   /\ ~key[r].valid /\ key[r].finisher \notin Members(r)
 
 ReceiveINV(r, m) ==
   /\ IF key[r].ts < m.ts
@@ -211,15 +218,17 @@ ReceiveINV(r, m) ==
      ELSE /\ msgs' = msgs \cup
                {IF m.ts = key[r].ts \/ AlwaysAcked(m) THEN ACK(r, m)
                                                       ELSE NACK(r, m)}
-          /\ UNCHANGED <<key, flight, lost>>
+          /\ IF TakenOver(r, m)
+             THEN key' = [key EXCEPT ![r].finisher = m.from]
+             ELSE UNCHANGED key
+          /\ UNCHANGED <<flight, lost>>
   /\ UNCHANGED <<views, epoch, crashed, log, answered>>
 
 ReceiveVAL(r, m) ==
   /\ ~key[r].valid
   /\ m.ts = key[r].ts \/ Without("VALNotCompared")
-  /\ key'    = [key EXCEPT ![r] = Valid(@.ts)]
-  /\ flight' = [flight EXCEPT ![r] = {u \in @ : ~(u.replay /\ u.ts = key[r].ts)}]
-  /\ UNCHANGED <<msgs, views, epoch, crashed, log, answered, lost>>
+  /\ key' = [key EXCEPT ![r] = Valid(@.ts)]
+  /\ UNCHANGED <<flight, msgs, views, epoch, crashed, log, answered, lost>>
 
 \* A replica that has waited long asks the finisher, which answers if it holds
 \* something valid that is as new.  The question is not modelled as a message:
@@ -256,32 +265,30 @@ NewView ==
   /\ UNCHANGED <<key, flight, msgs, epoch, crashed, log, answered, lost>>
 
 \* r enters the next view.  Every update in flight is sent again in it; an RMW,
-\* or a replay, gathers its acknowledgements from none.  An update whose
-\* coordinator is not in the view is replayed by whoever holds it unvalidated.
+\* or a replay, gathers its acknowledgements from none.
 EnterView(r) ==
   /\ r \notin crashed /\ epoch[r] < Len(views)
-  /\ LET e       == epoch[r] + 1
-         peers   == views[e] \ {r}
-         kept    == {IF (u.kind = "write" /\ ~u.replay) \/ Without("KeepRMWAcks")
-                     THEN u ELSE [u EXCEPT !.acks = {}] : u \in flight[r]}
-         orphan  == /\ ~key[r].valid /\ key[r].finisher \notin views[e]
-                    /\ ~Without("NeverReplay")
-         replays == IF orphan
-                    THEN {[ts |-> key[r].ts, replay |-> TRUE, acks |-> {},
-                           kind |-> (CHOOSE l \in log : l.ts = key[r].ts).kind]}
-                    ELSE {}
-         now     == kept \cup replays
-         done    == {u \in now : peers \subseteq u.acks}
-         k       == IF orphan THEN [key EXCEPT ![r].finisher = r] ELSE key
-         current == {u \in done : u.ts = key[r].ts /\ ~key[r].valid}
-     IN  /\ epoch'    = [epoch EXCEPT ![r] = e]
-         /\ flight'   = [flight EXCEPT ![r] = now \ done]
-         /\ key'      = IF current = {} THEN k
-                        ELSE [k EXCEPT ![r] = Valid(@.ts)]
-         /\ answered' = answered \cup {u.ts : u \in {d \in done : ~d.replay}}
-         /\ msgs'     = msgs \cup {INV(r, u, e) : u \in now \ done}
-                             \cup {VAL(r, u.ts, e) : u \in current}
-  /\ UNCHANGED <<views, crashed, log, lost>>
+  /\ LET e     == epoch[r] + 1
+         peers == views[e] \ {r}
+         kept  == {IF (u.kind = "write" /\ ~u.replay) \/ Without("KeepRMWAcks")
+                   THEN u ELSE [u EXCEPT !.acks = {}] : u \in flight[r]}
+     IN  /\ epoch'  = [epoch EXCEPT ![r] = e]
+         /\ flight' = [flight EXCEPT ![r] = kept]
+         /\ msgs'   = msgs \cup {INV(r, u, e) :
+                         u \in {x \in kept : ~(peers \subseteq x.acks)}}
+  /\ UNCHANGED <<key, views, crashed, log, answered, lost>>
+
+\* An update whose coordinator is not in the view is replayed, sooner or later,
+\* by whoever holds it unvalidated.
+Replay(r) ==
+  /\ ~Without("NeverReplay")
+  /\ r \notin crashed /\ ~key[r].valid /\ key[r].finisher \notin Members(r)
+  /\ LET u == [ts |-> key[r].ts, replay |-> TRUE, acks |-> {},
+               kind |-> (CHOOSE l \in log : l.ts = key[r].ts).kind]
+     IN  /\ flight' = [flight EXCEPT ![r] = @ \cup {u}]
+         /\ msgs'   = msgs \cup {INV(r, u, epoch[r])}
+  /\ key' = [key EXCEPT ![r].finisher = r]
+  /\ UNCHANGED <<views, epoch, crashed, log, answered, lost>>
 
 \* Not the protocol: somebody finishes an update of a live member.
 ReplayLive(r) ==
@@ -309,7 +316,8 @@ Action ==
   \/ \E r \in Replicas : \/ StartWrite(r) \/ StartRMW(r)
                          \/ Receive(r, Types)
                          \/ \E f \in Replicas : AnswerProbe(f, r)
-                         \/ Crash(r) \/ EnterView(r) \/ ReplayLive(r)
+                         \/ Crash(r) \/ EnterView(r) \/ CompleteWithout(r)
+                         \/ Replay(r) \/ ReplayLive(r)
   \/ NewView
 
 Readable(k, down) == {r \in Replicas \ down : k[r].valid}
@@ -327,7 +335,7 @@ Fairness ==
   /\ \A r \in Replicas :
        /\ \A t \in Types : WF_vars(Observing(Receive(r, {t})))
        /\ WF_vars(Observing(\E f \in Replicas : AnswerProbe(f, r)))
-       /\ WF_vars(Observing(EnterView(r)))
+       /\ WF_vars(Observing(EnterView(r) \/ CompleteWithout(r) \/ Replay(r)))
   /\ WF_vars(Observing(NewView))
 
 FairSpec == Spec /\ Fairness
