@@ -40,6 +40,7 @@ type options struct {
 	// replicationAddress is where this replica listens for the others, if not at its own address in group.
 	replicationAddress string
 	opTimeout          time.Duration
+	trace              string // file
 	dataDir            string
 	witness            bool
 	timing             views.Timing
@@ -95,6 +96,7 @@ func serveCommand(name string) *cobra.Command {
 	f.StringVar(&o.dataDir, "data-dir", "", "directory of this replica's own for what it must remember when it is started again; needed with --group")
 	f.BoolVar(&o.witness, "witness", false, "vote in the group and hold no data: the third of a group of two")
 	o.transport.flags(f)
+	f.StringVar(&o.trace, "trace", "", "file to append every step of the replication protocol to, for `make tla-traces`; it is slow, and for tests")
 	f.IntVar(&o.readyFD, "ready-fd", o.readyFD, "descriptor to write \"ready\" to when serving")
 	_ = f.MarkHidden("ready-fd")
 	return cmd
@@ -126,6 +128,9 @@ func (o *options) validate() (map[uint8]string, error) {
 	if o.group == "" {
 		if o.witness {
 			return nil, errors.New("--witness is for groups: give --id and --group too")
+		}
+		if o.trace != "" {
+			return nil, errors.New("--trace without --group: a replica for itself takes no steps that others see")
 		}
 		if o.replicationAddress != "" {
 			return nil, errors.New("--replication-address without --group: there are no other replicas to listen for")
@@ -242,7 +247,24 @@ type replica struct {
 	server *server.Server
 	store  *views.Store
 	driver *views.Driver
+	trace  *trace
 }
+
+// trace is the file of --trace.
+type trace struct {
+	*replication.TraceWriter
+	file *os.File
+}
+
+func openTrace(path string) (*trace, error) {
+	file, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND|os.O_CREATE, 0o666)
+	if err != nil {
+		return nil, fmt.Errorf("--trace: %w", err)
+	}
+	return &trace{replication.NewTraceWriter(file), file}, nil
+}
+
+func (t *trace) close() error { return errors.Join(t.Err(), t.file.Close()) }
 
 func (r *replica) start(o *options, group map[uint8]string, clients []net.Listener) (err error) {
 	memory := uint64(o.memoryMB) << 20
@@ -251,6 +273,12 @@ func (r *replica) start(o *options, group map[uint8]string, clients []net.Listen
 	}
 	cfg := replication.Config{Table: r.table, ItemSizeMax: uint32(o.itemSizeMax), DisableEvictions: o.disableEvictions, OpTimeout: o.opTimeout,
 		Unreachable: o.timing.Unreachable, Logger: r.log}
+	if o.trace != "" {
+		if r.trace, err = openTrace(o.trace); err != nil {
+			return err
+		}
+		cfg.Tracer = r.trace
+	}
 	var control net.Listener
 	if group != nil {
 		if r.store, err = views.OpenStore(o.dataDir, uint8(o.id), false); err != nil {
@@ -386,6 +414,11 @@ func (r *replica) stop() {
 	}
 	if r.table != nil {
 		_ = r.table.Close()
+	}
+	if r.trace != nil {
+		if err := r.trace.close(); err != nil {
+			r.log.Error().Err(err).Msg("the trace is not complete")
+		}
 	}
 }
 

@@ -2,6 +2,7 @@ package replication
 
 // Abandon answers everything that waits or is in flight with Unavailable, and forgets it: the replica is going away.
 func (l *Lane) Abandon(why string) {
+	l.traceLane(StepEnd)
 	for _, op := range l.flight.slots {
 		if op != nil {
 			l.flight.remove(op)

@@ -20,6 +20,9 @@ func (l *Lane) sendAgain(to uint8) {
 		if op != nil && op.acked&bit(to) == 0 {
 			l.inv(op)
 			l.send(to)
+			if op.Kind != OpFlush {
+				l.traceUpdate(StepAgain, op)
+			}
 		}
 	}
 	l.out = Message{Kind: MARK}

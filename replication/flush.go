@@ -30,6 +30,7 @@ func (l *Lane) startFlush(op *Op) (done bool) {
 // raiseFloor makes ts the floor, invalid. Own read-modify-writes below it are outranked.
 func (l *Lane) raiseFloor(ts table.Timestamp, finisher uint8) {
 	l.floor = floor{ts: ts, invalid: true, finisher: finisher}
+	l.traceLane(StepFlush)
 	for _, op := range l.flight.slots {
 		if op != nil && op.isRMW() && op.ts.Less(ts) {
 			l.outranked(op)

@@ -152,6 +152,7 @@ func (l *Lane) onNACK(m *Message) {
 	if m.Bits&BitAbsent != 0 && m.Newer.Version() > op.minimum {
 		op.minimum = m.Newer.Version()
 	}
+	l.traceReceived(StepNACK, op.Hash, op.Key, m)
 	q := l.outranked(op)
 	if at && m.Bits&BitAbsent == 0 {
 		l.pursueGone(op.Hash, op.Key)
@@ -203,6 +204,7 @@ func (l *Lane) onVAL(m *Message) {
 		return
 	}
 	l.validate(hash, m.Key, it)
+	l.traceReceived(StepVAL, hash, m.Key, m)
 	if q := l.queues.find(hash, m.Key); q != nil {
 		q.yield &^= bit(m.From.Number) // the member that had lost has had its turn
 		l.drain(q)
@@ -245,6 +247,7 @@ func (l *Lane) onPROBE(m *Message) {
 		}
 	}
 	l.send(m.From.Number)
+	l.traceReceived(StepPROBE, hash, m.Key, m)
 }
 
 // onSTATE applies the answer to a probe, where the key is still at what was asked about.
@@ -265,6 +268,7 @@ func (l *Lane) onSTATE(m *Message) {
 		return // no memory now: the key stays invalid, and its finisher is asked again
 	}
 	l.revalidate(hash, m.Key)
+	l.traceReceived(StepSTATE, hash, m.Key, m)
 	if q := l.queues.find(hash, m.Key); q != nil {
 		l.drain(q)
 	}

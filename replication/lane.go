@@ -80,10 +80,11 @@ type Lane struct {
 	queues queues
 	tombs  tombs
 
-	refuse  bool    // there is no memory for the value of the NACK that is being received
-	found   found   // reused for items
-	out     Message // reused for sending
-	scratch []byte  // reused for values read from the table
+	refuse  bool     // there is no memory for the value of the NACK that is being received
+	found   found    // reused for items
+	steps   *stepLog // nil: not traced
+	out     Message  // reused for sending
+	scratch []byte   // reused for values read from the table
 }
 
 // found holds the item that each function looks at or writes, under the function's name. They are here since what is passed through an
@@ -259,6 +260,9 @@ func (l *Lane) send(to uint8) {
 	m := &l.out
 	m.Lane, m.From, m.Epoch, m.Clock = l.number, l.members[l.self], l.epoch, l.clock
 	l.env.Send(to, m)
+	if l.steps != nil {
+		l.steps.noteSent(to, m)
+	}
 }
 
 // broadcast sends l.out to a set of members.
@@ -281,6 +285,9 @@ func (l *Lane) Receive(m *Message) {
 			l.onFlushINV(m)
 		} else {
 			l.onINV(m)
+			if l.steps != nil {
+				l.traceReceived(StepINV, table.Hash(m.Key), m.Key, m)
+			}
 		}
 	case ACK:
 		l.onACK(m)

@@ -257,6 +257,7 @@ func (n *Node) Restart(self Member) {
 		nl.lane.Abandon("the replica was removed from its group: whether this was done is not known")
 		nl.items.Clear()
 		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
+		nl.lane.TraceTo(n.cfg.Tracer)
 		nl.unlock(nil)
 	}
 	n.credit.clear()

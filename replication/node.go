@@ -35,6 +35,7 @@ type Config struct {
 	ItemSizeMax      uint32        // bytes, memcached's -I
 	DisableEvictions bool          // memcached's -M: a full table refuses updates instead
 	OpTimeout        time.Duration // an operation that the group has not finished by then is answered Unavailable; 0: 3 s
+	Tracer           Tracer        // is told of every step of the protocol; nil: nobody is
 	Logger           zerolog.Logger
 }
 
@@ -164,6 +165,7 @@ func assemble(cfg Config) (*Node, error) {
 		nl := &n.lanes[i]
 		nl.node, nl.items = n, n.table.Lane(i)
 		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(cfg.OpTimeout))
+		nl.lane.TraceTo(n.cfg.Tracer)
 	}
 	return n, nil
 }

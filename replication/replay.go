@@ -42,6 +42,7 @@ func (l *Lane) rescueAwaited() {
 func (l *Lane) replay(hash uint64, key []byte, it *table.Item) {
 	if l.peers == 0 {
 		l.validate(hash, key, it)
+		l.traceLane(StepAlone)
 		return
 	}
 	op := &Op{Kind: opReplay, Hash: hash, Key: append([]byte(nil), key...), ts: it.TS, item: *it, replay: true, phase: inFlight, started: l.tick}
@@ -51,6 +52,7 @@ func (l *Lane) replay(hash uint64, key []byte, it *table.Item) {
 	it.Finisher = l.self
 	l.mustUpdate(it)
 	l.launchReplay(op)
+	l.traceUpdate(StepReplay, op)
 }
 
 // rescueFloor replays a flush whose member is gone.

@@ -90,7 +90,7 @@ var rules = []rule{
 `, `		l.outrank(hash, m.Key, old)
 		for _, op := range l.flight.slots {
 			if off && op != nil && op.ts == old.TS && op.Kind == OpSet {
-				l.complete(op)
+				l.complete(op, 0)
 				break
 			}
 		}

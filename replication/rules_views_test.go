@@ -128,12 +128,12 @@ var viewRules = []rule{
 	{
 		name: "VAL of a key is not the end of an operation",
 		rare: true,
-		edits: []edit{{"follower.go", `	l.validate(hash, m.Key, it)
+		edits: []edit{{"follower.go", `	l.traceReceived(StepVAL, hash, m.Key, m)
 	if q := l.queues.find(hash, m.Key); q != nil {
-		q.yield`, `	l.validate(hash, m.Key, it)
+		q.yield`, `	l.traceReceived(StepVAL, hash, m.Key, m)
 	for _, op := range l.flight.slots {
 		if off && op != nil && op.Kind != OpFlush && string(op.Key) == string(m.Key) {
-			l.complete(op)
+			l.complete(op, 0)
 		}
 	}
 	if q := l.queues.find(hash, m.Key); q != nil {

@@ -30,6 +30,7 @@ type simHooks struct {
 	noLeases         bool // a replica serves in whatever view it has entered
 	dropNewer        bool // messages of views not yet entered are dropped
 	clientsOnly      bool // nothing is checked but what clients have seen
+	tracer           Tracer
 }
 
 var simMutate = flag.Int("sim.mutate", 0, "how many seeds a mutant may survive; 0: a few hundred, and only mutants that do harm often")

@@ -189,6 +189,9 @@ func newSimBare(r *simReplica) *simBare {
 			items = r.s.hooks.items(store)
 		}
 		bl.lane = NewLane(uint8(i), bl, items, anySize{}, r.s.cfg.timing)
+		if r.s.hooks.tracer != nil {
+			bl.lane.TraceTo(simTracer{r.s})
+		}
 		if !r.s.cfg.dynamic {
 			bl.lane.SetView(view)
 		}

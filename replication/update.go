@@ -157,6 +157,7 @@ func (l *Lane) launch(op *Op, ts table.Timestamp) progress {
 	l.flight.add(op)
 	l.inv(op)
 	l.broadcast(l.peers)
+	l.traceUpdate(StepStart, op)
 	return launched
 }
 
@@ -179,6 +180,7 @@ func (l *Lane) put(hash uint64, key []byte, it *table.Item, value []byte) error 
 
 // commitAlone is launch with nobody to wait for.
 func (l *Lane) commitAlone(op *Op, ts table.Timestamp) progress {
+	l.traceUpdate(StepAlone, op)
 	if v := ts.Version(); v > l.clock {
 		l.clock = v
 	}
@@ -239,12 +241,15 @@ func (l *Lane) onACK(m *Message) {
 	}
 	op.acked |= bit(m.From.Number)
 	if op.acked&l.peers == l.peers {
-		l.complete(op)
+		l.complete(op, m.From.Number)
+	} else {
+		l.traceACK(op, m.From.Number, false)
 	}
 }
 
-// complete ends an update that every member of the view has: it is answered, and if the key is still at it, validated.
-func (l *Lane) complete(op *Op) {
+// complete ends an update that every member of the view has: it is answered, and if the key is still at it, validated. last is who was the
+// last to acknowledge it, or 0 if others are gone.
+func (l *Lane) complete(op *Op, last uint8) {
 	l.flight.remove(op)
 	if op.Kind == OpFlush {
 		l.completeFlush(op)
@@ -257,6 +262,7 @@ func (l *Lane) complete(op *Op) {
 		l.out = Message{Kind: VAL, TS: op.ts, Key: op.Key}
 		l.broadcast(l.peers)
 	}
+	l.traceACK(op, last, true)
 	q := l.queues.find(op.Hash, op.Key)
 	l.finish(op)
 	if q != nil {
@@ -296,6 +302,9 @@ func (l *Lane) mustUpdate(it *table.Item) {
 func (l *Lane) finish(op *Op) {
 	if op.replay {
 		return // nobody has asked for it
+	}
+	if op.phase == inFlight && op.Kind != opEvict && op.Kind != OpFlush && op.Result.Status != Unavailable {
+		l.traceUpdate(StepAnswer, op)
 	}
 	op.phase = idle
 	op.newValue = nil

@@ -43,6 +43,7 @@ func (l *Lane) SetView(v View) {
 	l.scan = scan{active: epoch != 0, keys: l.scan.keys[:0]} // in a first view there is nothing yet
 	l.join.interrupt()
 	l.gatherAnew(kept)
+	l.traceLane(StepEnter)
 	for p := l.open; p != 0; p &= p - 1 {
 		l.sendAgain(lowest(p))
 	}
@@ -73,7 +74,7 @@ func (l *Lane) gatherAnew(kept uint64) {
 func (l *Lane) completeAll() {
 	for i := 0; i < len(l.flight.slots); i++ {
 		if op := l.flight.slots[i]; op != nil && op.acked&l.peers == l.peers {
-			l.complete(op)
+			l.complete(op, 0)
 		}
 	}
 }

@@ -141,7 +141,7 @@ var cloned = []struct {
 	of     any
 	fields string
 }{
-	{Lane{}, "number self env items limits timing epoch members peers serving open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs refuse found out scratch"},
+	{Lane{}, "number self env items limits timing epoch members peers serving open clock heard unmarked dropped floor tick lastAsked catching join scan flight queues tombs refuse found steps out scratch"},
 	{flight{}, "slots free byKey attempt count replays oldest"},
 	{queues{}, "byHash first last free waiting await"},
 	{keyQueue{}, "hash key head tail since wait yield yieldUntil chain prev next"},

@@ -1,6 +1,8 @@
 package livetest
 
 import (
+	"fmt"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -13,6 +15,8 @@ type GroupConfig struct {
 	Proxied bool
 	// Witness adds a witness, under the number after the last replica's. It is the last of Group.Processes.
 	Witness bool
+	// TraceDir, unless empty, is where each replica writes its --trace: N.ndjson.
+	TraceDir string
 	// Args are further arguments of every replica. They come after Patient, which a replica of a group is given too.
 	Args []string
 }
@@ -73,6 +77,9 @@ func tryGroup(t testing.TB, cfg GroupConfig) (g *Group, taken bool) {
 		if n > 1 {
 			args = append(args, "--id", strconv.Itoa(i+1), "--group", groupText(addresses), "--data-dir", t.TempDir())
 			args = append(args, Patient...)
+		}
+		if cfg.TraceDir != "" {
+			args = append(args, "--trace", filepath.Join(cfg.TraceDir, fmt.Sprintf("%d.ndjson", i+1)))
 		}
 		if cfg.Proxied {
 			args = append(args, "--replication-address", Loopback(first+n+i))
