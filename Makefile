@@ -3,7 +3,7 @@
 GO ?= go
 PEER ?= memcached
 
-.PHONY: build rdma test-rdma test-rdma-full test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-full ci cost-rdma
+.PHONY: build rdma test-rdma test-rdma-full test race vet fuzz clients bench-peer chaos failover bench-group memory explore-full soak mutate local tla tla-short tla-traces tla-full ci cost-rdma
 
 build: ## the binary, without cgo
 	CGO_ENABLED=0 $(GO) build -trimpath -o bin/hermesd .
@@ -79,6 +79,9 @@ tla: ## the specifications checked by TLC (needs Java), and that each of their r
 
 tla-short: ## the quicker ones: two minutes
 	tla/check short
+
+tla-traces: ## whether what the engine does, simulated and live, is an execution of its specification: a minute
+	tla/check traces
 
 tla-full: ## the same with larger bounds: a quarter of an hour
 	tla/check full

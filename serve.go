@@ -96,7 +96,7 @@ func serveCommand(name string) *cobra.Command {
 	f.StringVar(&o.dataDir, "data-dir", "", "directory of this replica's own for what it must remember when it is started again; needed with --group")
 	f.BoolVar(&o.witness, "witness", false, "vote in the group and hold no data: the third of a group of two")
 	o.transport.flags(f)
-	f.StringVar(&o.trace, "trace", "", "file to append every step of the replication protocol to, for `make tla-traces`; it is slow, and for tests")
+	f.StringVar(&o.trace, "trace", "", "file to append every step of the replication protocol to, a line of JSON each; it is slow, and for tests")
 	f.IntVar(&o.readyFD, "ready-fd", o.readyFD, "descriptor to write \"ready\" to when serving")
 	_ = f.MarkHidden("ready-fd")
 	return cmd

@@ -16,15 +16,16 @@ import (
 // exploration is one configuration to explore.
 type exploration struct {
 	replicas    int
-	prologue    []request // run one after the other before the exploration begins
-	requests    []request // those of one replica are submitted in order
-	breaks      int       // connections that break, at any point, with what is under way lost in both directions
-	ticks       int       // at any point, besides those that end an execution
-	lates       int       // at any point, a replica's clients are told that their operations have not been finished in time
-	unordered   bool      // channels keep no order, which ours do
-	clientsOnly bool      // only what clients can see is checked
-	full        bool      // there is no room for any item until, at any point and one by one, each replica finds some
-	limit       int       // states; 0: none
+	prologue    []request               // run one after the other before the exploration begins
+	requests    []request               // those of one replica are submitted in order
+	breaks      int                     // connections that break, at any point, with what is under way lost in both directions
+	ticks       int                     // at any point, besides those that end an execution
+	lates       int                     // at any point, a replica's clients are told that their operations have not been finished in time
+	unordered   bool                    // channels keep no order, which ours do
+	clientsOnly bool                    // only what clients can see is checked
+	full        bool                    // there is no room for any item until, at any point and one by one, each replica finds some
+	limit       int                     // states; 0: none
+	visit       func(*explorer, *world) // is shown every state, if not nil
 
 	// One view change. crash names a replica (1 is a) that ends at any point, or that the others only believe to have ended (expelled), and that the next view is
 	// without; joins says that the last replica begins with an empty memory, as a joiner in the next view, and catches up. Each replica enters
@@ -479,6 +480,9 @@ func (x *exploration) run() (res explored) {
 		w  *world
 		id int32
 	}
+	if x.visit != nil {
+		x.visit(e, first)
+	}
 	level := []entry{{first, 0}}
 	var as []action
 	for len(level) > 0 && res.wrong == "" && !res.limited {
@@ -503,6 +507,9 @@ func (x *exploration) run() (res explored) {
 					continue
 				}
 				seen[h] = struct{}{}
+				if x.visit != nil {
+					x.visit(e, w)
+				}
 				all = append(all, visited{at.id, a})
 				next = append(next, entry{w, int32(len(all) - 1)})
 			}
