@@ -51,13 +51,6 @@ func (c *clock) stop() {
 	c.wg.Wait()
 }
 
-// breakAll ends every channel.
-func (c *clock) breakAll(reason error) {
-	for _, ch := range c.all() {
-		ch.Break(reason)
-	}
-}
-
 // watch looks after ch until it is closed.
 func (c *clock) watch(ch *channel) replication.Channel {
 	c.mu.Lock()
