@@ -51,11 +51,15 @@ func New(o Options) (replication.Path, error) {
 		chosen: make(map[netip.Addr]*choice)}
 	if o.Device != "" || o.Address.IsValid() && !o.Address.IsUnspecified() {
 		c, err := p.choose(o.Address)
-		if err != nil {
+		switch {
+		case err == nil:
+			o.Logger.Info().Stringer("device", c).Str("why", c.why).Int("kib_per_peer", o.MemoryPerPeer()>>10).Msg("rdma: device found")
+		case o.AwaitPort && errors.Is(err, errInactive):
+			o.Logger.Warn().Str("reason", err.Error()).Msg("rdma: no channels until the port is active")
+		default:
 			p.closeDevices()
 			return nil, err
 		}
-		o.Logger.Info().Stringer("device", c).Str("why", c.why).Int("kib_per_peer", o.MemoryPerPeer()>>10).Msg("rdma: device found")
 	}
 	p.clock.start(o.Silence)
 	return p, nil
@@ -91,7 +95,7 @@ func (p *path) choose(addr netip.Addr) (c *choice, err error) {
 	before := p.chosen[addr]
 	p.mu.Unlock()
 	if before != nil {
-		if c, err = chooseOn(before.device, before.port.number, before.known, addr, &p.options, p.open); err == nil {
+		if c, err = chooseOn(before.device, before.port.number, before.known, addr, &p.options, p.open, 0); err == nil {
 			return c, nil
 		}
 	}

@@ -8,7 +8,7 @@
 #include <infiniband/verbs.h>
 
 struct hd_port {
-	uint32_t state, link_layer, active_mtu, lid;
+	uint32_t state, link_layer, active_mtu, lid, gid_table;
 };
 
 struct hd_gid {
@@ -54,8 +54,8 @@ struct hd_completion {
 // All return 0 or an errno, unless they say something else.
 int hd_query(struct ibv_context *, struct hd_limits *);
 int hd_query_port(struct ibv_context *, uint32_t port, struct hd_port *);
-// hd_gids returns how many GIDs the port has, at most max, or minus an errno.
-int hd_gids(struct ibv_context *, uint32_t port, struct hd_gid *out, int max);
+// hd_gids returns how many GIDs a port of the device, which has so many, has, at most max, or minus an errno.
+int hd_gids(struct ibv_context *, uint32_t ports, uint32_t port, struct hd_gid *out, int max);
 
 // hd_open makes an end whose queue pair is ready to be connected; *step says what failed. What it made is freed by hd_close in any case.
 int hd_open(struct ibv_context *, struct ibv_pd *, struct hd_end *, void *send, void *recv, uint64_t size, uint32_t sends, uint32_t receives,

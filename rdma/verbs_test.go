@@ -89,6 +89,7 @@ func TestChoose(t *testing.T) {
 		{addressOfDevice(1), Options{Device: "rxe1:2"}, "has no port 2"},
 		{addressOfDevice(1), Options{Device: "rxe2"}, "has no GID for the address 10.77.0.1"},
 		{addressOfDevice(1), Options{GIDIndex: "77"}, "has no GID 77"},
+		{addressOfDevice(1), Options{GIDIndex: "256"}, "0 to 255"},
 	} {
 		if _, err := choose(c.addr, &c.o, open); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, %+v: %v instead of %q", c.addr, c.o, err, c.want)
@@ -102,6 +103,54 @@ func TestChoose(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the list lacks %q:\n%s", want, out.String())
 		}
+	}
+}
+
+// A port with more addresses than a queue pair can name the GIDs of is listed whole, and used by those that it can.
+func TestManyAddresses(t *testing.T) {
+	needDevices(t, 2)
+	d, err := openDevice("rxe2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	const more = 300
+	address := func(i int) string { return fmt.Sprintf("10.78.%d.%d", i/200, 1+i%200) }
+	change := func(verb string) {
+		lines := ""
+		for i := range more {
+			lines += "addr " + verb + " " + address(i) + "/16 dev eth2\n"
+		}
+		cmd := exec.Command("ip", "-force", "-batch", "-")
+		cmd.Stdin = strings.NewReader(lines)
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%s addresses: %v: %s", verb, err, out)
+		}
+	}
+	awaitGIDs := func(enough func(n int) bool) {
+		var n int
+		for deadline := time.Now().Add(time.Minute); !enough(n); time.Sleep(10 * time.Millisecond) {
+			p, err := d.port(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n = len(p.gids); time.Now().After(deadline) {
+				t.Fatalf("%d GIDs", n)
+			}
+		}
+	}
+	change("add")
+	defer func() {
+		change("del")
+		awaitGIDs(func(n int) bool { return n > 0 && n <= 2 })
+	}()
+	awaitGIDs(func(n int) bool { return n > more })
+	open := func(string) (*device, error) { return d, nil }
+	if c, err := choose(addressOfDevice(2), &Options{}, open); err != nil || netip.AddrFrom16(c.gid.raw).Unmap() != addressOfDevice(2) {
+		t.Errorf("for an address with a low index: %v, %v", c, err)
+	}
+	if c, err := choose(netip.MustParseAddr(address(more-1)), &Options{}, open); err == nil || !strings.Contains(err.Error(), "255 at most") {
+		t.Errorf("for one with a high index: %v, %v", c, err)
 	}
 }
 
@@ -340,15 +389,31 @@ func TestLinkDown(t *testing.T) {
 	if err := p.ended(t, 0); !strings.Contains(err.Error(), "silent") && !strings.Contains(err.Error(), "not answered") {
 		t.Errorf("the channel ended with %v", err)
 	}
-	if _, err := p.paths[1].Open(1, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "10.77.0.2") && !strings.Contains(err.Error(), "not active") {
+	if _, err := p.paths[1].Open(1, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "not active") {
 		t.Errorf("an end on a port that is down: %v", err)
 	}
-	up()
-	select {
-	case <-p.paths[1].Revived():
-	case <-time.After(time.Minute):
-		t.Fatal("the path does not say that its port is active again")
+	// Who begins now has no path, or one that waits.
+	if _, err := New(Options{Address: addressOfDevice(2)}); err == nil || !strings.Contains(err.Error(), "not active") {
+		t.Errorf("a path on a port that is down: %v", err)
 	}
+	waits := openTestPath(t, 2, Options{AwaitPort: true})
+	defer waits.Close()
+	if _, err := waits.Open(1, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "not active") {
+		t.Errorf("an end on a port that is down, of a path that waits: %v", err)
+	}
+	up()
+	for i, path := range []replication.Path{p.paths[1], waits} {
+		select {
+		case <-path.Revived():
+		case <-time.After(time.Minute):
+			t.Fatalf("path %d does not say that its port is active again", i)
+		}
+	}
+	e, err := waits.Open(1, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
 	again := connectedPair(t, Options{})
 	again.start(t)
 	again.exchange(t, 0, 1)
