@@ -238,16 +238,17 @@ type end struct {
 }
 
 // Offer implements replication.PathEnd.
-func (e *end) Offer() []byte {
-	o := offer{mtu: e.choice.port.mtu, global: e.choice.port.linkIsEth || e.path.options.GIDIndex != "", depth: uint32(e.path.options.Depth),
-		ring: uint32(e.path.options.RingBytes), qpn: e.wire.number, psn: e.psn, lid: e.choice.port.lid, rkey: e.wire.rkey(),
+func (e *end) Offer() []byte { return e.offer().append(nil) }
+
+func (e *end) offer() *offer {
+	return &offer{mtu: e.choice.port.mtu, global: e.choice.port.linkIsEth || e.path.options.GIDIndex != "", kind: e.choice.gid.kind,
+		depth: uint32(e.path.options.Depth), ring: uint32(e.path.options.RingBytes), qpn: e.wire.number, psn: e.psn, lid: e.choice.port.lid, rkey: e.wire.rkey(),
 		at: uint64(addressOf(e.wire.recv)), gid: e.choice.gid.raw}
-	return o.append(nil)
 }
 
 // Connect implements replication.PathEnd.
 func (e *end) Connect(b []byte) error {
-	o, err := parseOffer(b, e.path.options.RingBytes, e.path.options.Depth)
+	o, err := parseOffer(b, e.offer())
 	if err != nil {
 		return err
 	}
@@ -278,6 +279,8 @@ func (e *end) Probe(ctx context.Context) (err error) {
 		e.receives = 0
 		for i := range out[:n] {
 			switch c := &out[i]; {
+			case c.status != 0 && e.wire.isUnanswered(c):
+				return e.errUnanswered()
 			case c.status != 0:
 				return e.wire.why(c)
 			case c.receive == 1: // the peer's probe
@@ -293,10 +296,15 @@ func (e *end) Probe(ctx context.Context) (err error) {
 			if ctx.Err() == nil {
 				return err
 			}
-			return fmt.Errorf("rdma: %d bytes from %s to the peer were not acknowledged in time: do both ends' networks let RoCE pass (UDP port 4791), and frames of that size?",
-				mtuBytes(e.choice.port.mtu), e.choice.device)
+			return e.errUnanswered()
 		}
 	}
+}
+
+// errUnanswered is the same whether the device gives up or we do: how often it tries depends on --suspect-after.
+func (e *end) errUnanswered() error {
+	return fmt.Errorf("rdma: %d bytes from %s to the peer were not acknowledged in time: do both ends' networks let RoCE pass (UDP port 4791), and frames of that size?",
+		mtuBytes(e.choice.port.mtu), e.choice.device)
 }
 
 // Channel implements replication.PathEnd.

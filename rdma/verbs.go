@@ -159,6 +159,9 @@ func (w *verbsWire) why(c *completion) error {
 	return fmt.Errorf("rdma: completion with status %d, %s", c.status, text)
 }
 
+// isUnanswered reports whether the device has given up waiting for the peer's.
+func (w *verbsWire) isUnanswered(c *completion) bool { return c.status == C.IBV_WC_RETRY_EXC_ERR }
+
 func (w *verbsWire) close() {
 	C.hd_close(w.end)
 	C.free(unsafe.Pointer(w.end))

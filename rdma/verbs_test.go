@@ -331,6 +331,52 @@ func TestReceiverNotReady(t *testing.T) {
 	}
 }
 
+// Where TCP passes and RDMA does not, an end's try fails, and says what to look at.
+func TestUnanswered(t *testing.T) {
+	needDevices(t, 2)
+	var ends [2]*end
+	for i := range 2 {
+		p := openTestPath(t, uint8(i+1), Options{})
+		t.Cleanup(func() { _ = p.Close() })
+		e, err := p.Open(uint8(2-i), netip.Addr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = e.(*end)
+		defer ends[i].Close()
+	}
+	o := ends[1].offer()
+	o.qpn ^= 1 << 23 // nobody's
+	if err := ends[0].Connect(o.append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := ends[0].Probe(ctx); err == nil || !strings.Contains(err.Error(), "UDP port 4791") || ctx.Err() != nil {
+		t.Errorf("the try ended with %v, %v", err, ctx.Err())
+	}
+}
+
+// A device that has failed ends its channels, and the next end is one of the device opened anew. That an event says so cannot be brought about here.
+func TestDeviceLost(t *testing.T) {
+	needDevices(t, 2)
+	p := newPair(t, Options{})
+	p.exchange(t, 0, 1)
+	lost := p.ends[0].wire.device
+	p.ends[0].path.lose(lost, errors.New("as if it had said so"))
+	if err := p.ended(t, 0); !errors.Is(err, errDeviceGone) {
+		t.Errorf("the channel ended with %v", err)
+	}
+	e, err := p.paths[0].Open(2, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if e.(*end).wire.device == lost {
+		t.Error("the next end is one of the device that is gone")
+	}
+}
+
 // What is written where the peer has registered nothing breaks the queue pairs, and no memory.
 func TestWrongKey(t *testing.T) {
 	needDevices(t, 2)
