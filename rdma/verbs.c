@@ -241,15 +241,22 @@ int hd_poll(struct hd_end *e, int receives, int arm, struct hd_completion *out, 
 	return n;
 }
 
-int hd_take_event(struct hd_end *e)
+int hd_take_event(struct hd_end *e, int all)
 {
 	struct ibv_cq *cq;
 	void *context;
-	errno = 0;
-	if (ibv_get_cq_event(e->events, &cq, &context))
-		return errno == EAGAIN || errno == EINTR ? 0 : -(errno ? errno : EIO);
-	ibv_ack_cq_events(cq, 1);
-	return 1;
+	int taken = 0;
+	do {
+		errno = 0;
+		if (ibv_get_cq_event(e->events, &cq, &context)) {
+			if (errno == EAGAIN || errno == EINTR)
+				break;
+			return -(errno ? errno : EIO);
+		}
+		taken = 1;
+		ibv_ack_cq_events(cq, 1);
+	} while (all);
+	return taken;
 }
 
 int hd_take_async(struct ibv_context *c, struct hd_async *out)

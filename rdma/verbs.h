@@ -66,8 +66,8 @@ void hd_close(struct hd_end *);
 int hd_post(struct hd_end *, uint64_t first, const struct hd_request *, int n);
 // hd_poll returns how many completions there are, or minus an errno.
 int hd_poll(struct hd_end *, int receives, int arm, struct hd_completion *, int max);
-// hd_take_event returns 1 if there was an event, 0 if there is none, or minus an errno.
-int hd_take_event(struct hd_end *);
+// hd_take_event takes an event, or all. It returns 1 if there was one, 0 if not, or minus an errno.
+int hd_take_event(struct hd_end *, int all);
 
 // An asynchronous event. qpn is that of the queue pair that it is about, or 0; so is port.
 struct hd_async {
