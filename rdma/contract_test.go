@@ -22,8 +22,28 @@ func TestContractOverFakeVerbs(t *testing.T) {
 			transporttest.Run(t, func(t testing.TB, o transporttest.Options) transporttest.Network {
 				f := newFabric()
 				t.Cleanup(func() { f.requireClosed(t) })
-				return transporttest.NewTCPNetwork(t, o, func(testing.TB, uint8) replication.Path { return newFakePath(f, c.o) })
+				return &breaking{Network: transporttest.NewTCPNetwork(t, o, func(testing.TB, uint8) replication.Path { return newFakePath(f, c.o) }), fabric: f}
 			})
 		})
+	}
+}
+
+// breaking is a network that breaks a channel's connection, its life line, and the next time its queue pairs, in turn: both must end it, and neither may lose
+// or reorder what the next channel carries. A queue pair that is broken says so when something is sent.
+type breaking struct {
+	transporttest.Network
+	fabric *fabric
+	breaks int
+}
+
+func (n *breaking) Break(a, b uint8) {
+	if n.breaks++; n.breaks%2 == 1 {
+		n.Network.Break(a, b)
+		return
+	}
+	n.fabric.mu.Lock()
+	defer n.fabric.mu.Unlock()
+	for _, w := range n.fabric.wires {
+		w.broken = true
 	}
 }
