@@ -529,6 +529,21 @@ func TestLockedMemoryLimit(t *testing.T) {
 	}
 }
 
+// Root in a container of an ordinary user has the right to lock memory there, which does not count. (The virtual machine's command is in a chroot, from which there
+// are no user namespaces to be had.)
+func TestUserNamespace(t *testing.T) {
+	for users, want := range map[string]bool{
+		"         0          0 4294967295\n": true, // as the kernel writes it
+		"         0       1000          1\n": false,
+		"         0       1000          1\n         1     100000      65536\n": false,
+		"": false,
+	} {
+		if isMachines(users) != want {
+			t.Errorf("uid_map %q: the machine's own: %v", users, !want)
+		}
+	}
+}
+
 // Many messages of random sizes in both directions at once. The contract's tests have more of everything else; this has volume.
 func TestRandomSizes(t *testing.T) {
 	needDevices(t, 2)
