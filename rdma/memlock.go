@@ -38,4 +38,6 @@ func mayLock() bool {
 }
 
 // isMachines reports whether a user namespace with that uid_map is the machine's own: it maps every user to himself.
-func isMachines(users string) bool { return strings.Join(strings.Fields(users), " ") == "0 0 4294967295" }
+func isMachines(users string) bool {
+	return strings.Join(strings.Fields(users), " ") == "0 0 4294967295"
+}

@@ -533,8 +533,8 @@ func TestLockedMemoryLimit(t *testing.T) {
 // are no user namespaces to be had.)
 func TestUserNamespace(t *testing.T) {
 	for users, want := range map[string]bool{
-		"         0          0 4294967295\n": true, // as the kernel writes it
-		"         0       1000          1\n": false,
+		"         0          0 4294967295\n":                                   true, // as the kernel writes it
+		"         0       1000          1\n":                                   false,
 		"         0       1000          1\n         1     100000      65536\n": false,
 		"": false,
 	} {
