@@ -27,9 +27,9 @@ func (c *clock) start(silence time.Duration) {
 			select {
 			case <-c.done:
 				return
-			case now := <-ticker.C:
+			case <-ticker.C:
 				for _, ch := range c.all() {
-					ch.look(now, silence)
+					ch.look(silence)
 				}
 			}
 		}

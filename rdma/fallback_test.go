@@ -300,6 +300,30 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// A process, or machine, that stood still is late to hear, and late to look: only looks at which nothing was heard end the channel, however long ago the last was.
+func TestSilenceIsNotAPause(t *testing.T) {
+	ch, w := stuckChannel(t) // everything that was sent is on its way
+	const silence = time.Nanosecond
+	moves := func() {
+		w.fabric.mu.Lock()
+		defer w.fabric.mu.Unlock()
+		w.complete(completion{id: ch.out.done})
+	}
+	for range looksPerSilence {
+		ch.look(silence)
+	}
+	moves()
+	for range looksPerSilence {
+		ch.look(silence)
+		if err := ch.Cause(); err != nil {
+			t.Fatalf("the channel has ended: %v", err)
+		}
+	}
+	if ch.look(silence); ch.Cause() == nil {
+		t.Error("the channel has not ended though nothing was heard all the time")
+	}
+}
+
 // A frame whose bytes, or whose immediate value, were changed under way ends the channel, and nothing of it is handed over.
 func TestDamage(t *testing.T) {
 	for name, damage := range map[string]func(w *fakeWire, q *request){
