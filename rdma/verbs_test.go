@@ -50,8 +50,104 @@ func openTestPath(t testing.TB, number uint8, o Options) replication.Path {
 func TestContract(t *testing.T) {
 	needDevices(t, 3)
 	transporttest.Run(t, func(t testing.TB, o transporttest.Options) transporttest.Network {
-		return transporttest.NewTCPNetwork(t, o, func(t testing.TB, number uint8) replication.Path { return openTestPath(t, number, Options{}) })
+		var mu sync.Mutex
+		var paths []*path // also of members that have been closed
+		network := transporttest.NewTCPNetwork(t, o, func(t testing.TB, number uint8) replication.Path {
+			p := openTestPath(t, number, Options{})
+			mu.Lock()
+			defer mu.Unlock()
+			paths = append(paths, p.(*path))
+			return p
+		})
+		return &breaking{Network: network, pairs: func() {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, p := range paths {
+				p.failAll()
+			}
+		}}
 	})
+}
+
+// failAll has the queue pairs of all channels fail.
+func (p *path) failAll() {
+	for _, ch := range p.clock.all() {
+		ch.mu.Lock()
+		if !ch.closed {
+			_ = ch.wire.(*deviceWire).fail() // which it may have done by itself
+		}
+		ch.mu.Unlock()
+	}
+}
+
+// Whatever becomes of an end, and of what could not become one, the device has as many objects, the process as many descriptors and as much registered memory as before.
+func TestNothingIsLeft(t *testing.T) {
+	needDevices(t, 2)
+	paths := [2]*path{openTestPath(t, 1, Options{}).(*path), openTestPath(t, 2, Options{}).(*path)}
+	for _, p := range paths {
+		defer p.Close()
+	}
+	open := func(i int) *end {
+		t.Helper()
+		e, err := paths[i].Open(uint8(2-i), netip.Addr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.(*end)
+	}
+	held := func() string {
+		t.Helper()
+		out, err := exec.Command("rdma", "resource", "show").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		descriptors, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, pinned, found := strings.Cut(string(status), "VmPin:")
+		if !found {
+			t.Fatal("/proc/self/status does not say how much memory is registered")
+		}
+		pinned, _, _ = strings.Cut(pinned, "\n")
+		return fmt.Sprintf("%s%d descriptors, %s of memory registered", out, len(descriptors), strings.TrimSpace(pinned))
+	}
+	open(0).Close() // what is made once is made
+	before := held()
+	for range 10 {
+		one, other := open(0), open(1)
+		if err := one.Connect([]byte{offerVersion}); err == nil {
+			t.Error("connected to nonsense")
+		}
+		o := other.offer()
+		o.qpn ^= 1 << 23 // nobody's
+		if err := one.Connect(o.append(nil)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := one.Probe(ctx); err == nil {
+			t.Error("nobody has answered")
+		}
+		one.Close()
+		ch := other.Channel(channelConfig(1)) // refused before it was opened
+		ch.Close()
+		if _, err := newVerbsWire(one.wire.device, 77, &paths[0].options); err == nil {
+			t.Error("a queue pair on a port that there is not")
+		}
+	}
+	e := open(0)
+	if held() == before {
+		t.Error("an end is not counted")
+	}
+	e.Close()
+	if after := held(); after != before {
+		t.Errorf("held before:\n%s\nand after:\n%s", before, after)
+	}
 }
 
 // The address leads to the device, the port and the GID; other addresses and names lead to reasons.
