@@ -1,10 +1,13 @@
 package main
 
 import (
+	"bytes"
 	"encoding/json"
 	"fmt"
 	"os"
+	"path/filepath"
 	"regexp"
+	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
@@ -130,10 +133,38 @@ func TestStatusSaysHowMessagesGo(t *testing.T) {
 			t.Errorf("nothing like %s in\n%s", row, out)
 		}
 	}
-	g.Processes[1].Signal(t, syscall.SIGSTOP) // it does not answer, and holds up nothing for long
+	stop(t, g.Processes[1]) // it does not answer, and holds up nothing for long
 	defer g.Processes[1].Signal(t, syscall.SIGCONT)
 	if out := groupCommandOK(t, "status", "--at", g.Replication[0]); strings.Contains(out, "2 to 1") {
 		t.Errorf("of a replica that does not answer:\n%s", out)
+	}
+}
+
+// stop has a process stand still. The signal arrives some time after it was sent, and at one thread after the other.
+func stop(t *testing.T, p *livetest.Process) {
+	t.Helper()
+	p.Signal(t, syscall.SIGSTOP)
+	if runtime.GOOS != "linux" {
+		return // there is no /proc to see it in
+	}
+	for deadline := time.Now().Add(time.Minute); ; time.Sleep(time.Millisecond) {
+		threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", p.PID()))
+		if err != nil || len(threads) == 0 {
+			t.Fatalf("the threads of process %d: %v", p.PID(), err)
+		}
+		running := 0
+		for _, file := range threads {
+			// PID (NAME) STATE ...
+			if b, err := os.ReadFile(file); err == nil && !bytes.Contains(b, []byte(") T ")) {
+				running++
+			}
+		}
+		if running == 0 {
+			return
+		}
+		if time.Now().After(deadline) {
+			t.Fatalf("%d threads of process %d have not stopped", running, p.PID())
+		}
 	}
 }
 

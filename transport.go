@@ -67,7 +67,7 @@ func (o *options) openPath(listens net.Addr, replicas int, log zerolog.Logger) (
 		return nil, "it runs with --transport tcp", nil
 	}
 	path, err = rdma.New(rdma.Options{Address: addressOf(listens), Device: o.transport.device, GIDIndex: o.transport.gidIndex, RingBytes: int(o.transport.ring),
-		Depth: o.transport.depth, Peers: replicas - 1, Detection: o.timing.SuspectAfter, Logger: log})
+		Depth: o.transport.depth, AwaitPort: o.transport.kind == transportAuto, Peers: replicas - 1, Detection: o.timing.SuspectAfter, Logger: log})
 	switch {
 	case err == nil:
 		return path, "", nil

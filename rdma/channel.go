@@ -71,8 +71,8 @@ type channel struct {
 	done  chan struct{} // closed: dead is set
 
 	// The watch's.
-	lastDone  uint64
-	lastMoved time.Time
+	lastDone uint64
+	quiet    int // looks since something was last heard of
 
 	assembly []byte // Read's: the parts of something larger
 }
@@ -95,8 +95,7 @@ type arrived struct {
 // newChannel makes a channel of a wire of which so many receive requests have been used up.
 func newChannel(w wire, o *Options, counters *Counters, receives int, cfg replication.ChannelConfig) *channel {
 	ch := &channel{cfg: cfg, wire: w, counters: counters, spin: o.Spin, inline: uint32(w.inlineMax()), busy: true, receives: receives,
-		out: newSendRing(o.RingBytes, o.Depth), in: newRecvRing(o.RingBytes, o.Depth), stuck: make(chan struct{}, 1), done: make(chan struct{}),
-		lastMoved: time.Now()}
+		out: newSendRing(o.RingBytes, o.Depth), in: newRecvRing(o.RingBytes, o.Depth), stuck: make(chan struct{}, 1), done: make(chan struct{})}
 	ch.idle.L = &ch.mu
 	ch.send, ch.recv = w.rings()
 	ch.target = min(frameTarget, ch.out.frameMax())
@@ -384,9 +383,10 @@ func (ch *channel) Close() {
 	ch.polling.Unlock()
 }
 
-// look is the watch, which the device's clock calls a few times in silence: it breaks a channel whose device has not said for as long what has become of
-// something that was sent, and sends something if nothing is.
-func (ch *channel) look(now time.Time, silence time.Duration) {
+// look is the watch, which the device's clock calls looksPerSilence times in silence: it breaks a channel whose device has not said for as long what has become of
+// something that was sent, and sends something if nothing is. It counts looks and not time: after a pause of the whole process, or machine, the device has long since
+// said it, and only nobody has listened.
+func (ch *channel) look(silence time.Duration) {
 	if ch.ended.Load() {
 		return
 	}
@@ -401,16 +401,15 @@ func (ch *channel) look(now time.Time, silence time.Duration) {
 	}
 	ch.mu.Lock()
 	if ch.busy && ch.out.posted == 0 || ch.dead != nil {
-		ch.lastMoved = now
 		ch.mu.Unlock()
 		return
 	}
 	if ch.out.done != ch.lastDone {
-		ch.lastDone, ch.lastMoved = ch.out.done, now
+		ch.lastDone, ch.quiet = ch.out.done, 0
 	}
-	if quiet := now.Sub(ch.lastMoved); quiet > silence {
+	if ch.quiet++; ch.quiet > looksPerSilence {
 		ch.mu.Unlock()
-		ch.Break(fmt.Errorf("the device has not said for %v what became of what was sent: the path to the peer is silent", quiet.Round(time.Millisecond)))
+		ch.Break(fmt.Errorf("the device has not said for %v what became of what was sent: the path to the peer is silent", silence))
 		return
 	}
 	// A signalled request is under way, or one is sent now; its completion counts as a sign of life.

@@ -27,9 +27,9 @@ func (c *clock) start(silence time.Duration) {
 			select {
 			case <-c.done:
 				return
-			case now := <-ticker.C:
+			case <-ticker.C:
 				for _, ch := range c.all() {
-					ch.look(now, silence)
+					ch.look(silence)
 				}
 			}
 		}
@@ -49,13 +49,6 @@ func (c *clock) all() []*channel {
 func (c *clock) stop() {
 	close(c.done)
 	c.wg.Wait()
-}
-
-// breakAll ends every channel.
-func (c *clock) breakAll(reason error) {
-	for _, ch := range c.all() {
-		ch.Break(reason)
-	}
 }
 
 // watch looks after ch until it is closed.

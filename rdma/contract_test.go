@@ -22,8 +22,33 @@ func TestContractOverFakeVerbs(t *testing.T) {
 			transporttest.Run(t, func(t testing.TB, o transporttest.Options) transporttest.Network {
 				f := newFabric()
 				t.Cleanup(func() { f.requireClosed(t) })
-				return transporttest.NewTCPNetwork(t, o, func(testing.TB, uint8) replication.Path { return newFakePath(f, c.o) })
+				return &breaking{Network: transporttest.NewTCPNetwork(t, o, func(testing.TB, uint8) replication.Path { return newFakePath(f, c.o) }), pairs: f.breakAll}
 			})
 		})
+	}
+}
+
+// breaking is a network that breaks a channel's connection, its life line, and the next time its queue pairs, in turn: both must end it, and neither may lose
+// or reorder what the next channel carries.
+type breaking struct {
+	transporttest.Network
+	pairs  func() // breaks them
+	breaks int
+}
+
+func (n *breaking) Break(a, b uint8) {
+	if n.breaks++; n.breaks%2 == 1 {
+		n.Network.Break(a, b)
+	} else {
+		n.pairs()
+	}
+}
+
+// breakAll breaks all queue pairs, each of which says so when something is sent.
+func (f *fabric) breakAll() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for _, w := range f.wires {
+		w.broken = true
 	}
 }

@@ -104,10 +104,11 @@ func (d *device) use() (err error) {
 // pollable is a descriptor of libibverbs's that Go's poller waits for. It is a second one for the same thing, since both ends close their own.
 func pollable(fd int, name string) (*os.File, error) {
 	second, err := unix.FcntlInt(uintptr(fd), unix.F_DUPFD_CLOEXEC, 0)
-	if err == nil {
-		err = unix.SetNonblock(second, true)
-	}
 	if err != nil {
+		return nil, err
+	}
+	if err := unix.SetNonblock(second, true); err != nil {
+		_ = unix.Close(second)
 		return nil, err
 	}
 	return os.NewFile(uintptr(second), name), nil
@@ -160,43 +161,25 @@ func (d *device) nextEvent() (e asyncEvent, err error) {
 	return e, nil
 }
 
-// port is one port of a device as it is now.
-type port struct {
-	number    int
-	active    bool
-	state     string
-	mtu       uint32
-	lid       uint32
-	gids      []gid
-	linkIsEth bool
-}
-
-type gid struct {
-	raw     [16]byte
-	index   int
-	kind    gidKind
-	ifindex int
-}
-
-type gidKind uint32
-
-const (
-	gidInfiniBand gidKind = C.IBV_GID_TYPE_IB
-	gidRoCE1      gidKind = C.IBV_GID_TYPE_ROCE_V1
-	gidRoCE2      gidKind = C.IBV_GID_TYPE_ROCE_V2
-)
-
-func (k gidKind) String() string {
-	switch k {
-	case gidInfiniBand:
-		return "InfiniBand"
-	case gidRoCE1:
-		return "RoCE v1"
-	case gidRoCE2:
-		return "RoCE v2"
+// ports are those of the device as they are now.
+func (d *device) ports() ([]port, error) {
+	all := make([]port, 0, d.limits.ports)
+	for number := range int(d.limits.ports) {
+		p, err := d.port(number + 1)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, p)
 	}
-	return "unknown"
+	return all, nil
 }
+
+// What choose.go and verbs both say must be the same, or this does not compile.
+var (
+	_ [0]struct{} = [gidInfiniBand - C.IBV_GID_TYPE_IB]struct{}{}
+	_ [0]struct{} = [gidRoCE1 - C.IBV_GID_TYPE_ROCE_V1]struct{}{}
+	_ [0]struct{} = [gidRoCE2 - C.IBV_GID_TYPE_ROCE_V2]struct{}{}
+)
 
 func (d *device) port(number int) (p port, err error) {
 	var out C.struct_hd_port
@@ -205,8 +188,8 @@ func (d *device) port(number int) (p port, err error) {
 	}
 	p = port{number: number, active: out.state == C.IBV_PORT_ACTIVE, state: C.GoString(C.ibv_port_state_str(C.enum_ibv_port_state(out.state))),
 		linkIsEth: out.link_layer == C.IBV_LINK_LAYER_ETHERNET, mtu: uint32(out.active_mtu), lid: uint32(out.lid)}
-	var all [256]C.struct_hd_gid
-	n := C.hd_gids(d.context, C.uint32_t(number), &all[0], C.int(len(all)))
+	all := make([]C.struct_hd_gid, max(out.gid_table, 1))
+	n := C.hd_gids(d.context, d.limits.ports, C.uint32_t(number), &all[0], C.int(len(all)))
 	if n < 0 {
 		return p, fmt.Errorf("rdma: ask %s for the GIDs of port %d: %w", d.name, number, syscall.Errno(-n))
 	}

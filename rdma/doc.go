@@ -17,7 +17,7 @@
 //
 // # Completions
 //
-// One request in many is signalled, by number and by bytes (sendRing.signal). A receiver polls for as long as a sleep and a wake-up would cost, then
+// One request in many is signalled, by number and by bytes (sendRing.post). A receiver polls for as long as a sleep and a wake-up would cost, then
 // arms the completion channel, polls once more, since arming a queue that holds something brings no event, and waits in Go's own poller. An idle
 // replica uses no processor, but for an empty write in each direction now and then, which shows that the path is alive: silence is not health.
 //

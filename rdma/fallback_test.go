@@ -226,8 +226,29 @@ func TestRDMAOnlyRefuses(t *testing.T) {
 	}
 }
 
-// When what has failed may work again, channels that had fallen back are set up anew, and those that had not are left alone.
+// When what has failed may work again, channels that had fallen back are set up anew, and others are left alone: those that had not, and those with a peer that
+// has no RDMA, where nothing would come of it but a pause.
 func TestRevived(t *testing.T) {
+	t.Run("both have it", testRevived)
+	t.Run("one has none", func(t *testing.T) {
+		path := newFakePath(newFabric(), Options{})
+		members := [2]*member{newMember(t, 1, path, "", false), newMember(t, 2, nil, "no device here", false)}
+		connect(members)
+		eventually(t, "both are up", func() bool { return members[0].isUp() && members[1].isUp() })
+		path.revived <- struct{}{}
+		path.revived <- struct{}{} // the one before has been heeded when this has been taken
+		exchangeMarks(t, members, 1)
+		for i, m := range members {
+			m.mu.Lock()
+			if m.ups != 1 {
+				t.Errorf("member %d had %d channels", i+1, m.ups)
+			}
+			m.mu.Unlock()
+		}
+	})
+}
+
+func testRevived(t *testing.T) {
 	f := newFabric()
 	broken := newFakePath(f, Options{})
 	broken.setFailOpen(errors.New("the link is down"))
@@ -279,6 +300,30 @@ func TestSilence(t *testing.T) {
 	}
 }
 
+// A process, or machine, that stood still is late to hear, and late to look: only looks at which nothing was heard end the channel, however long ago the last was.
+func TestSilenceIsNotAPause(t *testing.T) {
+	ch, w := stuckChannel(t) // everything that was sent is on its way
+	const silence = time.Nanosecond
+	moves := func() {
+		w.fabric.mu.Lock()
+		defer w.fabric.mu.Unlock()
+		w.complete(completion{id: ch.out.done})
+	}
+	for range looksPerSilence {
+		ch.look(silence)
+	}
+	moves()
+	for range looksPerSilence {
+		ch.look(silence)
+		if err := ch.Cause(); err != nil {
+			t.Fatalf("the channel has ended: %v", err)
+		}
+	}
+	if ch.look(silence); ch.Cause() == nil {
+		t.Error("the channel has not ended though nothing was heard all the time")
+	}
+}
+
 // A frame whose bytes, or whose immediate value, were changed under way ends the channel, and nothing of it is handed over.
 func TestDamage(t *testing.T) {
 	for name, damage := range map[string]func(w *fakeWire, q *request){
@@ -323,10 +368,12 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// The connection is the channel's life line: what comes over it, or its end, ends the channel.
+// The connection is the channel's life line: its end ends the channel. That is the only thing here that can tell: the watch looks once in twenty minutes, and the
+// peer's queue pair is not closed before its own channel has ended.
 func TestLifeLine(t *testing.T) {
 	f := newFabric()
-	members := [2]*member{newMember(t, 1, newFakePath(f, Options{}), "", false), newMember(t, 2, newFakePath(f, Options{}), "", false)}
+	o := Options{Silence: time.Hour}
+	members := [2]*member{newMember(t, 1, newFakePath(f, o), "", false), newMember(t, 2, newFakePath(f, o), "", false)}
 	connect(members)
 	eventually(t, "both are up", func() bool { return members[0].isUp() && members[1].isUp() })
 	_ = members[0].tcp.Close()

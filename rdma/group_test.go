@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -43,12 +44,19 @@ func host(number int) string   { return "10.77.0." + strconv.Itoa(number) }
 func client(number int) string { return host(number) + ":11211" }
 func at(number int) string     { return host(number) + ":11311" }
 
-func startLive(t *testing.T, args ...string) *liveGroup {
+// needGroup skips a test where there is not what a group needs.
+func needGroup(t *testing.T) (binary string) {
 	t.Helper()
-	binary := os.Getenv("HERMESD_RDMA_BINARY")
+	binary = os.Getenv("HERMESD_RDMA_BINARY")
 	if binary == "" || os.Getenv("RDMA_DEVICES") != strconv.Itoa(replicas) {
 		t.Skip("needs three RDMA devices and a binary: make test-rdma")
 	}
+	return binary
+}
+
+func startLive(t *testing.T, args ...string) *liveGroup {
+	t.Helper()
+	binary := needGroup(t)
 	g := &liveGroup{t: t, binary: binary}
 	for number := 1; number <= replicas; number++ {
 		g.dirs[number] = t.TempDir()
@@ -250,6 +258,28 @@ func TestGroup(t *testing.T) {
 	for i := range items + 50 {
 		g.get(1+i%replicas, i)
 	}
+	for number := 1; number <= replicas; number++ {
+		g.processes[number].Stop(t)
+	}
+}
+
+// A replica that starts while its port is down serves by TCP, says why, and goes over to RDMA when the port is active.
+func TestGroupStartsWithLinkDown(t *testing.T) {
+	needGroup(t)
+	ip(t, "link", "set", "eth1", "down")
+	up := sync.OnceFunc(func() { ip(t, "link", "set", "eth1", "up") })
+	t.Cleanup(up)
+	g := startLive(t)
+	if reason := g.awaitTransport(1, 2, "tcp"); !strings.Contains(reason, "not active") {
+		t.Errorf("replica 1 says that it reaches 2 by TCP because %q", reason)
+	}
+	if reason := g.awaitTransport(2, 1, "tcp"); !strings.Contains(reason, "not active") {
+		t.Errorf("replica 2 says that it reaches 1 by TCP because %q", reason)
+	}
+	up()
+	g.allByRDMA()
+	g.set(1, 1)
+	g.get(2, 1)
 	for number := 1; number <= replicas; number++ {
 		g.processes[number].Stop(t)
 	}

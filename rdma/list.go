@@ -67,16 +67,16 @@ func listDevice(out io.Writer, name string) error {
 	defer d.close()
 	fmt.Fprintf(out, "%s: %d port(s), up to %d queue pairs of %d requests, completion queues of %d\n", name, d.limits.ports, d.limits.max_pairs,
 		d.limits.max_requests, d.limits.max_completions)
-	for n := 1; n <= int(d.limits.ports); n++ {
-		p, err := d.port(n)
-		if err != nil {
-			return err
-		}
+	ports, err := d.ports()
+	if err != nil {
+		return err
+	}
+	for _, p := range ports {
 		kind := "InfiniBand"
 		if p.linkIsEth {
 			kind = "Ethernet"
 		}
-		fmt.Fprintf(out, "  port %d: %s, %s, MTU %d, LID %d\n", n, p.state, kind, mtuBytes(p.mtu), p.lid)
+		fmt.Fprintf(out, "  port %d: %s, %s, MTU %d, LID %d\n", p.number, p.state, kind, mtuBytes(p.mtu), p.lid)
 		for _, g := range p.gids {
 			link := "no interface"
 			if i, err := net.InterfaceByIndex(g.ifindex); err == nil {

@@ -4,6 +4,8 @@ package rdma
 
 import (
 	"fmt"
+	"os"
+	"strings"
 
 	"golang.org/x/sys/unix"
 )
@@ -23,9 +25,19 @@ func checkLockedMemory(o *Options) error {
 	return nil
 }
 
-// mayLock reports whether the process has CAP_IPC_LOCK, for which there is no limit.
+// mayLock reports whether the process has CAP_IPC_LOCK, for which there is no limit. The kernel asks for the machine's: one of a user namespace, as that of root in
+// a container of an ordinary user, does not count.
 func mayLock() bool {
 	header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
 	var data [2]unix.CapUserData
-	return unix.Capget(&header, &data[0]) == nil && data[0].Effective&(1<<unix.CAP_IPC_LOCK) != 0
+	if unix.Capget(&header, &data[0]) != nil || data[0].Effective&(1<<unix.CAP_IPC_LOCK) == 0 {
+		return false
+	}
+	users, err := os.ReadFile("/proc/self/uid_map")
+	return err != nil || isMachines(string(users))
+}
+
+// isMachines reports whether a user namespace with that uid_map is the machine's own: it maps every user to himself.
+func isMachines(users string) bool {
+	return strings.Join(strings.Fields(users), " ") == "0 0 4294967295"
 }

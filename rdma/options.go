@@ -21,6 +21,8 @@ type Options struct {
 
 	RingBytes int // bytes of a ring, of which there are two for each peer: a power of two, 64 KiB to 1 GiB; 0: 1 MiB
 	Depth     int // frames on their way to a peer at most: a power of two, 16 to 8192; 0: 256
+	// AwaitPort is for those who can do without: New succeeds though the port of the address is not active; no channel can be had until it is, which Revived tells.
+	AwaitPort bool
 	// Peers is how many other replicas there are, for checking the limit of locked memory.
 	Peers int
 

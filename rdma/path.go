@@ -51,11 +51,15 @@ func New(o Options) (replication.Path, error) {
 		chosen: make(map[netip.Addr]*choice)}
 	if o.Device != "" || o.Address.IsValid() && !o.Address.IsUnspecified() {
 		c, err := p.choose(o.Address)
-		if err != nil {
+		switch {
+		case err == nil:
+			o.Logger.Info().Stringer("device", c).Str("why", c.why).Int("kib_per_peer", o.MemoryPerPeer()>>10).Msg("rdma: device found")
+		case o.AwaitPort && errors.Is(err, errInactive):
+			o.Logger.Warn().Str("reason", err.Error()).Msg("rdma: no channels until the port is active")
+		default:
 			p.closeDevices()
 			return nil, err
 		}
-		o.Logger.Info().Stringer("device", c).Str("why", c.why).Int("kib_per_peer", o.MemoryPerPeer()>>10).Msg("rdma: device found")
 	}
 	p.clock.start(o.Silence)
 	return p, nil
@@ -91,7 +95,7 @@ func (p *path) choose(addr netip.Addr) (c *choice, err error) {
 	before := p.chosen[addr]
 	p.mu.Unlock()
 	if before != nil {
-		if c, err = chooseOn(before.device, before.port.number, before.known, addr, &p.options, p.open); err == nil {
+		if c, err = chooseOn(before.device, before.port.number, before.known, addr, &p.options, p.open, 0); err == nil {
 			return c, nil
 		}
 	}
@@ -234,16 +238,17 @@ type end struct {
 }
 
 // Offer implements replication.PathEnd.
-func (e *end) Offer() []byte {
-	o := offer{mtu: e.choice.port.mtu, global: e.choice.port.linkIsEth || e.path.options.GIDIndex != "", depth: uint32(e.path.options.Depth),
-		ring: uint32(e.path.options.RingBytes), qpn: e.wire.number, psn: e.psn, lid: e.choice.port.lid, rkey: e.wire.rkey(),
+func (e *end) Offer() []byte { return e.offer().append(nil) }
+
+func (e *end) offer() *offer {
+	return &offer{mtu: e.choice.port.mtu, global: e.choice.port.linkIsEth || e.path.options.GIDIndex != "", kind: e.choice.gid.kind,
+		depth: uint32(e.path.options.Depth), ring: uint32(e.path.options.RingBytes), qpn: e.wire.number, psn: e.psn, lid: e.choice.port.lid, rkey: e.wire.rkey(),
 		at: uint64(addressOf(e.wire.recv)), gid: e.choice.gid.raw}
-	return o.append(nil)
 }
 
 // Connect implements replication.PathEnd.
 func (e *end) Connect(b []byte) error {
-	o, err := parseOffer(b, e.path.options.RingBytes, e.path.options.Depth)
+	o, err := parseOffer(b, e.offer())
 	if err != nil {
 		return err
 	}
@@ -274,6 +279,8 @@ func (e *end) Probe(ctx context.Context) (err error) {
 		e.receives = 0
 		for i := range out[:n] {
 			switch c := &out[i]; {
+			case c.status != 0 && e.wire.isUnanswered(c):
+				return e.errUnanswered()
 			case c.status != 0:
 				return e.wire.why(c)
 			case c.receive == 1: // the peer's probe
@@ -289,10 +296,15 @@ func (e *end) Probe(ctx context.Context) (err error) {
 			if ctx.Err() == nil {
 				return err
 			}
-			return fmt.Errorf("rdma: %d bytes from %s to the peer were not acknowledged in time: do both ends' networks let RoCE pass (UDP port 4791), and frames of that size?",
-				mtuBytes(e.choice.port.mtu), e.choice.device)
+			return e.errUnanswered()
 		}
 	}
+}
+
+// errUnanswered is the same whether the device gives up or we do: how often it tries depends on --suspect-after.
+func (e *end) errUnanswered() error {
+	return fmt.Errorf("rdma: %d bytes from %s to the peer were not acknowledged in time: do both ends' networks let RoCE pass (UDP port 4791), and frames of that size?",
+		mtuBytes(e.choice.port.mtu), e.choice.device)
 }
 
 // Channel implements replication.PathEnd.

@@ -115,7 +115,9 @@ func (ch *channel) next(frames []arrived) ([]arrived, error) {
 	if frames = ch.takeQueue(frames); len(frames) > 0 { // Write has polled
 		return frames, nil
 	}
-	ch.readWaits.Store(true)
+	if frames = ch.announce(frames); len(frames) > 0 {
+		return frames, nil
+	}
 	ch.polling.Lock()
 	defer ch.polling.Unlock()
 	ch.readWaits.Store(false)
@@ -152,6 +154,19 @@ func (ch *channel) next(frames []arrived) ([]arrived, error) {
 			return nil, err
 		}
 	}
+}
+
+// announce says that Read waits for polling, and then looks at the queue once more: Write, which may sleep with polling held, looks whether that was said after it
+// has put something there and before it sleeps, so one of the two sees the other. If there is something, Read does not wait after all.
+func (ch *channel) announce(frames []arrived) []arrived {
+	ch.readWaits.Store(true)
+	if frames = ch.takeQueue(frames); len(frames) > 0 {
+		ch.readWaits.Store(false)
+		if ch.isStuck() {
+			ch.Flush() // Write may have left it to Read, and is told again
+		}
+	}
+	return frames
 }
 
 func (ch *channel) takeQueue(frames []arrived) []arrived {
@@ -264,7 +279,7 @@ func (ch *channel) pumpOrSleep() error {
 		return err
 	}
 	ch.Flush()
-	if n > 0 || !ch.isStuck() {
+	if n > 0 || !ch.isStuck() || ch.readWaits.Load() {
 		return nil
 	}
 	return ch.sleep()

@@ -118,8 +118,8 @@ func (r *sendRing) completed(id uint64) bool {
 
 // credit takes note of the peer's count of frames used up; false: it cannot have used up so many.
 //
-// The peer says so with frames of its own, or when a quarter of them or of the ring is unsaid. Until it hears of more credit it cannot be sent more than
-// one ring, so no more than five such words are ever under way, for which reservedReceives are kept.
+// The peer says so with frames of its own, or when a quarter of them or of the ring is unsaid. As long as we have not taken its words we send it no more than the
+// frames and the bytes of one ring, so no more than four words for either are ever under way, for which reservedReceives are kept.
 func (r *sendRing) credit(count uint32) bool {
 	more := uint64(count-uint32(r.used)) & immCount
 	if more > r.frames-r.ready-r.used {

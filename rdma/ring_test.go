@@ -157,26 +157,6 @@ func TestRingsRefuse(t *testing.T) {
 	}
 }
 
-// Whatever comes as an offer, it is refused in words or is one that the end can use.
-func FuzzParseOffer(f *testing.F) {
-	o := offer{mtu: 5, global: true, depth: 256, ring: 1 << 20, qpn: 17, psn: 99, rkey: 7, at: 1 << 40}
-	f.Add(o.append(nil))
-	f.Add([]byte{})
-	f.Add([]byte{2})
-	f.Fuzz(func(t *testing.T, b []byte) {
-		got, err := parseOffer(b, 1<<20, 256)
-		if err != nil {
-			return
-		}
-		if again := got.append(nil); string(again) != string(b) {
-			t.Errorf("%x becomes %x", b, again)
-		}
-		if got.mtu < 1 || got.mtu > 5 || got.ring != 1<<20 || got.depth != 256 {
-			t.Errorf("accepted: %+v", got)
-		}
-	})
-}
-
 func TestOptions(t *testing.T) {
 	for _, o := range []Options{{RingBytes: 100_000}, {RingBytes: 32 << 10}, {Depth: 15}, {Depth: 1 << 14}, {Peers: -1}} {
 		if o.complete() == nil {

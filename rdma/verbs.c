@@ -3,6 +3,7 @@
 #include "verbs.h"
 
 #include <errno.h>
+#include <stdlib.h>
 #include <string.h>
 
 int hd_query(struct ibv_context *c, struct hd_limits *out)
@@ -28,16 +29,26 @@ int hd_query_port(struct ibv_context *c, uint32_t port, struct hd_port *out)
 	out->link_layer = a.link_layer;
 	out->active_mtu = a.active_mtu;
 	out->lid = a.lid;
+	out->gid_table = a.gid_tbl_len > 0 ? (uint32_t)a.gid_tbl_len : 0;
 	return 0;
 }
 
-int hd_gids(struct ibv_context *c, uint32_t port, struct hd_gid *out, int max)
+int hd_gids(struct ibv_context *c, uint32_t ports, uint32_t port, struct hd_gid *out, int max)
 {
-	struct ibv_gid_entry all[256];
-	ssize_t n = ibv_query_gid_table(c, all, sizeof all / sizeof *all, 0);
-	int kept = 0;
-	if (n < 0)
-		return (int)n;
+	// All ports' come in one table, and if it is too short the answer is an error.
+	size_t room = 1;
+	for (uint32_t i = 1; i <= ports; i++) {
+		struct hd_port p;
+		int err = hd_query_port(c, i, &p);
+		if (err)
+			return -err;
+		room += p.gid_table;
+	}
+	struct ibv_gid_entry *all = calloc(room, sizeof *all);
+	if (!all)
+		return -ENOMEM;
+	ssize_t n = ibv_query_gid_table(c, all, room, 0);
+	int kept = n < 0 ? (int)n : 0;
 	for (ssize_t i = 0; i < n && kept < max; i++) {
 		if (all[i].port_num != port)
 			continue;
@@ -47,6 +58,7 @@ int hd_gids(struct ibv_context *c, uint32_t port, struct hd_gid *out, int max)
 		out[kept].ifindex = all[i].ndev_ifindex;
 		kept++;
 	}
+	free(all);
 	return kept;
 }
 
@@ -197,6 +209,7 @@ int hd_poll(struct hd_end *e, int receives, int arm, struct hd_completion *out, 
 			int n = receives < HD_POLL_MAX ? receives : HD_POLL_MAX;
 			for (int i = 0; i < n; i++) {
 				memset(&wr[i], 0, sizeof wr[i]);
+				wr[i].wr_id = UINT64_MAX; // what a SEND of the peer's uses up, which there is none of, must not be taken for a request of ours
 				wr[i].next = i + 1 < n ? &wr[i + 1] : NULL;
 			}
 			int err = ibv_post_recv(e->qp, wr, &bad);
@@ -228,15 +241,22 @@ int hd_poll(struct hd_end *e, int receives, int arm, struct hd_completion *out, 
 	return n;
 }
 
-int hd_take_event(struct hd_end *e)
+int hd_take_event(struct hd_end *e, int all)
 {
 	struct ibv_cq *cq;
 	void *context;
-	errno = 0;
-	if (ibv_get_cq_event(e->events, &cq, &context))
-		return errno == EAGAIN || errno == EINTR ? 0 : -(errno ? errno : EIO);
-	ibv_ack_cq_events(cq, 1);
-	return 1;
+	int taken = 0;
+	do {
+		errno = 0;
+		if (ibv_get_cq_event(e->events, &cq, &context)) {
+			if (errno == EAGAIN || errno == EINTR)
+				break;
+			return -(errno ? errno : EIO);
+		}
+		taken = 1;
+		ibv_ack_cq_events(cq, 1);
+	} while (all);
+	return taken;
 }
 
 int hd_take_async(struct ibv_context *c, struct hd_async *out)

@@ -40,6 +40,7 @@ type verbsWire struct {
 	raw        syscall.RawConn
 	send, recv []byte
 	taken      C.int // of takeEvent
+	pending    C.int // 1: the queue was armed and nobody waited, so that its event may come, or have come, beside the one that is waited for
 	takeEvent  func(fd uintptr) bool
 }
 
@@ -48,6 +49,9 @@ func newVerbsWire(d *device, port int, o *Options) (_ *verbsWire, err error) {
 	sends, receives := o.Depth+reservedSends, o.Depth+reservedReceives+pollMax
 	if most := int(d.limits.max_requests); max(sends, receives) > most {
 		return nil, fmt.Errorf("rdma: %s has queues of %d requests at most, and a depth of %d takes %d: lower --rdma-depth", d.name, most, o.Depth, max(sends, receives))
+	}
+	if most := int(d.limits.max_completions); sends+receives > most {
+		return nil, fmt.Errorf("rdma: %s has completion queues of %d at most, and a depth of %d takes %d: lower --rdma-depth", d.name, most, o.Depth, sends+receives)
 	}
 	w := &verbsWire{end: (*C.struct_hd_end)(C.calloc(1, C.sizeof_struct_hd_end))}
 	defer func() {
@@ -72,7 +76,7 @@ func newVerbsWire(d *device, port int, o *Options) (_ *verbsWire, err error) {
 		return nil, err
 	}
 	w.takeEvent = func(uintptr) bool {
-		w.taken = C.hd_take_event(w.end)
+		w.taken = C.hd_take_event(w.end, w.pending)
 		return w.taken != 0
 	}
 	return w, nil
@@ -131,9 +135,14 @@ func (w *verbsWire) poll(receives int, arm bool, out []completion) (int, error) 
 	if n < 0 {
 		return 0, fmt.Errorf("rdma: poll: %w", syscall.Errno(-n))
 	}
+	if arm && n > 0 {
+		w.pending = 1
+	}
 	return int(n), nil
 }
 
+// wait takes all events where there may be several: each wait that finds one left over is for nothing, and under a load that leaves some over again and again
+// they would fill the kernel's memory.
 func (w *verbsWire) wait() error {
 	if err := w.raw.Read(w.takeEvent); err != nil {
 		return err
@@ -141,6 +150,7 @@ func (w *verbsWire) wait() error {
 	if w.taken < 0 {
 		return fmt.Errorf("rdma: wait: %w", syscall.Errno(-w.taken))
 	}
+	w.pending = 0
 	return nil
 }
 
@@ -158,6 +168,9 @@ func (w *verbsWire) why(c *completion) error {
 	}
 	return fmt.Errorf("rdma: completion with status %d, %s", c.status, text)
 }
+
+// isUnanswered reports whether the device has given up waiting for the peer's.
+func (w *verbsWire) isUnanswered(c *completion) bool { return c.status == C.IBV_WC_RETRY_EXC_ERR }
 
 func (w *verbsWire) close() {
 	C.hd_close(w.end)

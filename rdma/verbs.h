@@ -8,7 +8,7 @@
 #include <infiniband/verbs.h>
 
 struct hd_port {
-	uint32_t state, link_layer, active_mtu, lid;
+	uint32_t state, link_layer, active_mtu, lid, gid_table;
 };
 
 struct hd_gid {
@@ -54,8 +54,8 @@ struct hd_completion {
 // All return 0 or an errno, unless they say something else.
 int hd_query(struct ibv_context *, struct hd_limits *);
 int hd_query_port(struct ibv_context *, uint32_t port, struct hd_port *);
-// hd_gids returns how many GIDs the port has, at most max, or minus an errno.
-int hd_gids(struct ibv_context *, uint32_t port, struct hd_gid *out, int max);
+// hd_gids returns how many GIDs a port of the device, which has so many, has, at most max, or minus an errno.
+int hd_gids(struct ibv_context *, uint32_t ports, uint32_t port, struct hd_gid *out, int max);
 
 // hd_open makes an end whose queue pair is ready to be connected; *step says what failed. What it made is freed by hd_close in any case.
 int hd_open(struct ibv_context *, struct ibv_pd *, struct hd_end *, void *send, void *recv, uint64_t size, uint32_t sends, uint32_t receives,
@@ -66,8 +66,8 @@ void hd_close(struct hd_end *);
 int hd_post(struct hd_end *, uint64_t first, const struct hd_request *, int n);
 // hd_poll returns how many completions there are, or minus an errno.
 int hd_poll(struct hd_end *, int receives, int arm, struct hd_completion *, int max);
-// hd_take_event returns 1 if there was an event, 0 if there is none, or minus an errno.
-int hd_take_event(struct hd_end *);
+// hd_take_event takes an event, or all. It returns 1 if there was one, 0 if not, or minus an errno.
+int hd_take_event(struct hd_end *, int all);
 
 // An asynchronous event. qpn is that of the queue pair that it is about, or 0; so is port.
 struct hd_async {

@@ -50,8 +50,104 @@ func openTestPath(t testing.TB, number uint8, o Options) replication.Path {
 func TestContract(t *testing.T) {
 	needDevices(t, 3)
 	transporttest.Run(t, func(t testing.TB, o transporttest.Options) transporttest.Network {
-		return transporttest.NewTCPNetwork(t, o, func(t testing.TB, number uint8) replication.Path { return openTestPath(t, number, Options{}) })
+		var mu sync.Mutex
+		var paths []*path // also of members that have been closed
+		network := transporttest.NewTCPNetwork(t, o, func(t testing.TB, number uint8) replication.Path {
+			p := openTestPath(t, number, Options{})
+			mu.Lock()
+			defer mu.Unlock()
+			paths = append(paths, p.(*path))
+			return p
+		})
+		return &breaking{Network: network, pairs: func() {
+			mu.Lock()
+			defer mu.Unlock()
+			for _, p := range paths {
+				p.failAll()
+			}
+		}}
 	})
+}
+
+// failAll has the queue pairs of all channels fail.
+func (p *path) failAll() {
+	for _, ch := range p.clock.all() {
+		ch.mu.Lock()
+		if !ch.closed {
+			_ = ch.wire.(*deviceWire).fail() // which it may have done by itself
+		}
+		ch.mu.Unlock()
+	}
+}
+
+// Whatever becomes of an end, and of what could not become one, the device has as many objects, the process as many descriptors and as much registered memory as before.
+func TestNothingIsLeft(t *testing.T) {
+	needDevices(t, 2)
+	paths := [2]*path{openTestPath(t, 1, Options{}).(*path), openTestPath(t, 2, Options{}).(*path)}
+	for _, p := range paths {
+		defer p.Close()
+	}
+	open := func(i int) *end {
+		t.Helper()
+		e, err := paths[i].Open(uint8(2-i), netip.Addr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return e.(*end)
+	}
+	held := func() string {
+		t.Helper()
+		out, err := exec.Command("rdma", "resource", "show").Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		descriptors, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		status, err := os.ReadFile("/proc/self/status")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, pinned, found := strings.Cut(string(status), "VmPin:")
+		if !found {
+			t.Fatal("/proc/self/status does not say how much memory is registered")
+		}
+		pinned, _, _ = strings.Cut(pinned, "\n")
+		return fmt.Sprintf("%s%d descriptors, %s of memory registered", out, len(descriptors), strings.TrimSpace(pinned))
+	}
+	open(0).Close() // what is made once is made
+	before := held()
+	for range 10 {
+		one, other := open(0), open(1)
+		if err := one.Connect([]byte{offerVersion}); err == nil {
+			t.Error("connected to nonsense")
+		}
+		o := other.offer()
+		o.qpn ^= 1 << 23 // nobody's
+		if err := one.Connect(o.append(nil)); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := one.Probe(ctx); err == nil {
+			t.Error("nobody has answered")
+		}
+		one.Close()
+		ch := other.Channel(channelConfig(1)) // refused before it was opened
+		ch.Close()
+		if _, err := newVerbsWire(one.wire.device, 77, &paths[0].options); err == nil {
+			t.Error("a queue pair on a port that there is not")
+		}
+	}
+	e := open(0)
+	if held() == before {
+		t.Error("an end is not counted")
+	}
+	e.Close()
+	if after := held(); after != before {
+		t.Errorf("held before:\n%s\nand after:\n%s", before, after)
+	}
 }
 
 // The address leads to the device, the port and the GID; other addresses and names lead to reasons.
@@ -89,6 +185,7 @@ func TestChoose(t *testing.T) {
 		{addressOfDevice(1), Options{Device: "rxe1:2"}, "has no port 2"},
 		{addressOfDevice(1), Options{Device: "rxe2"}, "has no GID for the address 10.77.0.1"},
 		{addressOfDevice(1), Options{GIDIndex: "77"}, "has no GID 77"},
+		{addressOfDevice(1), Options{GIDIndex: "256"}, "0 to 255"},
 	} {
 		if _, err := choose(c.addr, &c.o, open); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v, %+v: %v instead of %q", c.addr, c.o, err, c.want)
@@ -102,6 +199,53 @@ func TestChoose(t *testing.T) {
 		if !strings.Contains(out.String(), want) {
 			t.Errorf("the list lacks %q:\n%s", want, out.String())
 		}
+	}
+}
+
+// A port with more addresses than a queue pair can name the GIDs of is listed whole, and used by those that it can.
+func TestManyAddresses(t *testing.T) {
+	needDevices(t, 2)
+	d, err := openDevice("rxe2")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.close()
+	const more = 300
+	address := func(i int) string { return fmt.Sprintf("10.78.%d.%d", i/200, 1+i%200) }
+	lines := ""
+	for i := range more {
+		lines += "addr add " + address(i) + "/16 dev eth2\n"
+	}
+	add := exec.Command("ip", "-batch", "-")
+	add.Stdin = strings.NewReader(lines)
+	if out, err := add.CombinedOutput(); err != nil {
+		t.Fatalf("ip: %v: %s", err, out)
+	}
+	awaitGIDs := func(enough func(n int) bool) {
+		var n int
+		for deadline := time.Now().Add(time.Minute); !enough(n); time.Sleep(10 * time.Millisecond) {
+			p, err := d.port(1)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n = len(p.gids); time.Now().After(deadline) {
+				t.Fatalf("%d GIDs", n)
+			}
+		}
+	}
+	defer func() {
+		if out, err := exec.Command("ip", "addr", "flush", "dev", "eth2", "to", "10.78.0.0/16").CombinedOutput(); err != nil {
+			t.Fatalf("ip: %v: %s", err, out)
+		}
+		awaitGIDs(func(n int) bool { return n > 0 && n <= 2 })
+	}()
+	awaitGIDs(func(n int) bool { return n > more })
+	open := func(string) (*device, error) { return d, nil }
+	if c, err := choose(addressOfDevice(2), &Options{}, open); err != nil || netip.AddrFrom16(c.gid.raw).Unmap() != addressOfDevice(2) {
+		t.Errorf("for an address with a low index: %v, %v", c, err)
+	}
+	if c, err := choose(netip.MustParseAddr(address(more-1)), &Options{}, open); err == nil || !strings.Contains(err.Error(), "255 at most") {
+		t.Errorf("for one with a high index: %v, %v", c, err)
 	}
 }
 
@@ -238,6 +382,39 @@ func TestQueuePairFails(t *testing.T) {
 	}
 }
 
+// Whoever arms the queue and then finds something does not wait for the event, which comes with the next completion. Those events must not gather.
+func TestEventsDoNotPileUp(t *testing.T) {
+	needDevices(t, 2)
+	p := connectedPair(t, Options{})
+	from, to := p.ends[0].wire, p.ends[1].wire
+	var out [pollMax]completion
+	await := func(w *deviceWire, arm bool) {
+		for n := 0; n == 0; {
+			var err error
+			if n, err = w.poll(0, arm, out[:]); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	for sent := range uint64(20) {
+		if err := from.post(sent, []request{{imm: immCredit, flags: requestImmediate | requestSignalled}}); err != nil {
+			t.Fatal(err)
+		}
+		await(to, true)
+		await(from, false)
+	}
+	if err := to.wait(); err != nil {
+		t.Fatal(err)
+	}
+	if to.takeEvent(0) {
+		t.Error("events were left over: each is for something that has been polled long since")
+	}
+	for i := range 2 {
+		p.ends[i].Close()
+		_ = p.paths[i].Close()
+	}
+}
+
 // A request for which the peer has no receive request, which credit excludes, is an error and not a wait.
 func TestReceiverNotReady(t *testing.T) {
 	needDevices(t, 2)
@@ -279,6 +456,52 @@ func TestReceiverNotReady(t *testing.T) {
 	for i := range 2 {
 		p.ends[i].Close()
 		_ = p.paths[i].Close()
+	}
+}
+
+// Where TCP passes and RDMA does not, an end's try fails, and says what to look at.
+func TestUnanswered(t *testing.T) {
+	needDevices(t, 2)
+	var ends [2]*end
+	for i := range 2 {
+		p := openTestPath(t, uint8(i+1), Options{})
+		t.Cleanup(func() { _ = p.Close() })
+		e, err := p.Open(uint8(2-i), netip.Addr{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		ends[i] = e.(*end)
+		defer ends[i].Close()
+	}
+	o := ends[1].offer()
+	o.qpn ^= 1 << 23 // nobody's
+	if err := ends[0].Connect(o.append(nil)); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := ends[0].Probe(ctx); err == nil || !strings.Contains(err.Error(), "UDP port 4791") || ctx.Err() != nil {
+		t.Errorf("the try ended with %v, %v", err, ctx.Err())
+	}
+}
+
+// A device that has failed ends its channels, and the next end is one of the device opened anew. That an event says so cannot be brought about here.
+func TestDeviceLost(t *testing.T) {
+	needDevices(t, 2)
+	p := newPair(t, Options{})
+	p.exchange(t, 0, 1)
+	lost := p.ends[0].wire.device
+	p.ends[0].path.lose(lost, errors.New("as if it had said so"))
+	if err := p.ended(t, 0); !errors.Is(err, errDeviceGone) {
+		t.Errorf("the channel ended with %v", err)
+	}
+	e, err := p.paths[0].Open(2, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close()
+	if e.(*end).wire.device == lost {
+		t.Error("the next end is one of the device that is gone")
 	}
 }
 
@@ -340,15 +563,31 @@ func TestLinkDown(t *testing.T) {
 	if err := p.ended(t, 0); !strings.Contains(err.Error(), "silent") && !strings.Contains(err.Error(), "not answered") {
 		t.Errorf("the channel ended with %v", err)
 	}
-	if _, err := p.paths[1].Open(1, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "10.77.0.2") && !strings.Contains(err.Error(), "not active") {
+	if _, err := p.paths[1].Open(1, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "not active") {
 		t.Errorf("an end on a port that is down: %v", err)
 	}
-	up()
-	select {
-	case <-p.paths[1].Revived():
-	case <-time.After(time.Minute):
-		t.Fatal("the path does not say that its port is active again")
+	// Who begins now has no path, or one that waits.
+	if _, err := New(Options{Address: addressOfDevice(2)}); err == nil || !strings.Contains(err.Error(), "not active") {
+		t.Errorf("a path on a port that is down: %v", err)
 	}
+	waits := openTestPath(t, 2, Options{AwaitPort: true})
+	defer waits.Close()
+	if _, err := waits.Open(1, netip.Addr{}); err == nil || !strings.Contains(err.Error(), "not active") {
+		t.Errorf("an end on a port that is down, of a path that waits: %v", err)
+	}
+	up()
+	for i, path := range []replication.Path{p.paths[1], waits} {
+		select {
+		case <-path.Revived():
+		case <-time.After(time.Minute):
+			t.Fatalf("path %d does not say that its port is active again", i)
+		}
+	}
+	e, err := waits.Open(1, netip.Addr{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Close()
 	again := connectedPair(t, Options{})
 	again.start(t)
 	again.exchange(t, 0, 1)
@@ -382,6 +621,21 @@ func TestLockedMemoryLimit(t *testing.T) {
 		out, err := cmd.CombinedOutput()
 		if err != nil || !strings.Contains(string(out), want) || !strings.Contains(string(out), "ulimit -l") {
 			t.Errorf("%s: %v, instead of %q:\n%s", role, err, want, out)
+		}
+	}
+}
+
+// Root in a container of an ordinary user has the right to lock memory there, which does not count. (The virtual machine's command is in a chroot, from which there
+// are no user namespaces to be had.)
+func TestUserNamespace(t *testing.T) {
+	for users, want := range map[string]bool{
+		"         0          0 4294967295\n":                                   true, // as the kernel writes it
+		"         0       1000          1\n":                                   false,
+		"         0       1000          1\n         1     100000      65536\n": false,
+		"": false,
+	} {
+		if isMachines(users) != want {
+			t.Errorf("uid_map %q: the machine's own: %v", users, !want)
 		}
 	}
 }

@@ -78,18 +78,18 @@ func (t *TCP) welcome(conn *net.TCPConn) {
 
 // accepted serves a connection whose HELLO has been answered.
 func (p *tcpPeer) accepted(conn *net.TCPConn, l *listing, h *hello) error {
-	end, why, err := p.choosePath(conn, l, h, false)
+	how, err := p.choosePath(conn, l, h, false)
 	if err != nil {
 		tellRefusal(conn, err)
 		return err
 	}
 	if _, err = expectGreeting(conn, greetReady); err != nil {
-		if end != nil {
-			end.Close()
+		if how.end != nil {
+			how.end.Close()
 		}
 		return err
 	}
-	_, err = p.serve(conn, l, h.from, end, why, false)
+	_, err = p.serve(conn, l, h.from, how, false)
 	return err
 }
 

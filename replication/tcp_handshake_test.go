@@ -249,7 +249,7 @@ func TestTurnAfterTheListingEnded(t *testing.T) {
 	l := p.listing
 	tcp.Reset(life(2, 21))
 	tcp.handler = nil // calling it panics
-	if _, err := p.serve(dialTo(t, ln), l, life(3, 30), nil, "", false); err != errReset {
+	if _, err := p.serve(dialTo(t, ln), l, life(3, 30), agreed{}, false); err != errReset {
 		t.Errorf("served: %v", err)
 	}
 }

@@ -33,16 +33,24 @@ type pathTalk struct {
 	end  PathEnd
 }
 
-// choosePath agrees with the peer, whose HELLO is h, how the channel's messages go: end is nil if over TCP, and why says the reason. An error ends
-// the connection.
-func (p *tcpPeer) choosePath(conn *net.TCPConn, l *listing, h *hello, dialled bool) (end PathEnd, why string, err error) {
+// agreed is how a channel's messages go.
+type agreed struct {
+	end   PathEnd // nil: over TCP
+	why   string  // over TCP: the reason, if something else was wanted
+	again bool    // over TCP, though both have a path: it might be had another time
+}
+
+// choosePath agrees with the peer, whose HELLO is h, how the channel's messages go. An error ends the connection.
+func (p *tcpPeer) choosePath(conn *net.TCPConn, l *listing, h *hello, dialled bool) (agreed, error) {
 	t := p.transport
 	switch {
 	case t.cfg.Path == nil:
-		return nil, t.cfg.NoPath, nil
-	case !h.path:
-		return nil, fmt.Sprintf("member %d: %s", h.from.Number, h.noPath), nil
+		return agreed{why: t.cfg.NoPath}, nil
+	case !h.path: // in all of its life
+		return agreed{why: fmt.Sprintf("member %d: %s", h.from.Number, h.noPath)}, nil
 	}
+	var why string
+	var err error
 	talk := pathTalk{peer: p, conn: conn, ctx: l.ctx}
 	if dialled {
 		why, err = talk.dialler()
@@ -53,12 +61,12 @@ func (p *tcpPeer) choosePath(conn *net.TCPConn, l *listing, h *hello, dialled bo
 		err = refuse("member %d is to use nothing but %s, and that cannot be set up: %s", l.self.Number, t.cfg.Path.Name(), why)
 	}
 	if err == nil && why == "" {
-		return talk.end, "", nil
+		return agreed{end: talk.end}, nil
 	}
 	if talk.end != nil {
 		talk.end.Close()
 	}
-	return nil, why, err
+	return agreed{why: why, again: true}, err
 }
 
 func (c *pathTalk) dialler() (why string, err error) {
@@ -156,16 +164,16 @@ type liveChannel struct {
 }
 
 // newChannel makes a channel of a connection on which a path has been agreed, or none.
-func (p *tcpPeer) newChannel(member Member, conn *net.TCPConn, end PathEnd, why string) (*liveChannel, error) {
+func (p *tcpPeer) newChannel(member Member, conn *net.TCPConn, how agreed) (*liveChannel, error) {
 	t := p.transport
-	if end == nil {
+	if how.end == nil {
 		ch, err := newTCPChannel(p, member, conn)
 		if err != nil {
 			return nil, err
 		}
-		return &liveChannel{Channel: ch, member: member, conn: conn, path: "tcp", why: why, again: t.cfg.Path != nil}, nil
+		return &liveChannel{Channel: ch, member: member, conn: conn, path: "tcp", why: how.why, again: how.again}, nil
 	}
-	ch := end.Channel(ChannelConfig{Member: member, ValueMax: t.cfg.ValueMax, OutLimit: t.cfg.OutLimit, Counters: &p.stats.ChannelCounters,
+	ch := how.end.Channel(ChannelConfig{Member: member, ValueMax: t.cfg.ValueMax, OutLimit: t.cfg.OutLimit, Counters: &p.stats.ChannelCounters,
 		// A deadline is the runtime's own, and no system call: it ends whoever reads or writes the connection.
 		Ended: func() { _ = conn.SetDeadline(time.Unix(1, 0)) }})
 	return &liveChannel{Channel: ch, member: member, conn: conn, path: t.cfg.Path.Name()}, nil

@@ -108,12 +108,12 @@ func (p *tcpPeer) dial(l *listing) (up time.Duration, err error) {
 		tellRefusal(conn, err)
 		return 0, err
 	}
-	end, why, err := p.choosePath(conn, l, &h, true)
+	how, err := p.choosePath(conn, l, &h, true)
 	if err != nil {
 		tellRefusal(conn, err)
 		return 0, err
 	}
-	return p.serve(conn, l, h.from, end, why, true)
+	return p.serve(conn, l, h.from, how, true)
 }
 
 // checkAnswer says what is wrong with the HELLO of one that was dialled.
@@ -136,11 +136,11 @@ func (t *TCP) checkAnswer(h *hello, l *listing) error {
 
 // serve makes a channel of a connection whose HELLOs are exchanged and whose path is chosen, and returns why it ended and how long it was
 // up. The caller has the turn, and closes conn when the listing ends.
-func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, end PathEnd, why string, dialled bool) (up time.Duration, err error) {
+func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, how agreed, dialled bool) (up time.Duration, err error) {
 	t := p.transport
 	// Before anybody can break the channel, which is done by setting a deadline.
 	_ = conn.SetDeadline(time.Time{})
-	ch, err := p.newChannel(member, conn, end, why)
+	ch, err := p.newChannel(member, conn, how)
 	if err != nil {
 		return 0, err
 	}
@@ -168,7 +168,7 @@ func (p *tcpPeer) serve(conn *net.TCPConn, l *listing, member Member, end PathEn
 		})
 		ch.Open()
 		if err = p.ready(ch, l, dialled); err == nil {
-			if end != nil {
+			if how.end != nil {
 				others.Go(ch.watchLifeLine)
 			}
 			err = ch.Read(t.handler)
