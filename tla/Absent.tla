@@ -2,8 +2,9 @@
 (***************************************************************************)
 (* The keys of one lane, stored and absent (design: "Absent keys and       *)
 (* tombstones"): clocks, `stable', tombstones and when they are dropped,   *)
-(* D, read-modify-writes on absent keys, probes, over ordered channels     *)
-(* that break and come back, with updates in flight sent again.            *)
+(* D, read-modify-writes on absent keys, flushes of the whole lane, probes, *)
+(* over ordered channels that break and come back, with updates in flight  *)
+(* sent again.                                                             *)
 (*                                                                         *)
 (* A replica is a record, and every action is a function from it to what   *)
 (* it becomes and what it sends, as the Go engine is: the operators have   *)
@@ -23,6 +24,7 @@ CONSTANTS
   MaxDeletes,  \* attempts of deletes
   MaxIncrs,    \* attempts of RMWs that change a stored value
   MaxAdds,     \* attempts of RMWs on absent keys
+  MaxFlushes,  \* flushes of the lane
   MaxBreaks,   \* connections that break
   Story,       \* who starts what: "any", or one of those in Starts
   Mutation     \* the rule that is switched off; "none" for the protocol
@@ -45,7 +47,9 @@ ASSUME Stored \cup Deleted \subseteq Keys /\ Stored \cap Deleted = {}
 ASSUME Mutation \in {"none", "AckAnyRMW", "CompleteOutranked",
   "VALNotCompared", "STATENotCompared", "DropAtOnce", "IgnoreD",
   "CountBeforeMark", "AddAtClock", "AddBelowD", "AckAddBelowD",
-  "AckValueAtTombstone", "ResendNothing", "NeverProbe"}
+  "AckValueAtTombstone", "ResendNothing", "NeverProbe",
+  "FloorByVersion", "ReadBelowFloor", "ReadAbsentBelowFloor", "FlushKeepsRMWs",
+  "AckBelowFloor", "ApplyBelowFloor", "AddBelowFloor", "NeverProbeFlush"}
 Without(rule) == Mutation = rule
 
 -----------------------------------------------------------------------------
@@ -88,6 +92,7 @@ Start(r) ==
                   ELSE IF s = 1 THEN 3 ELSE 1
   IN  [clock |-> clock, heard |-> [s \in Replicas |-> heard(s)],
        unmarked |-> {}, unique |-> 0, flight |-> {},
+       floor |-> [ts |-> 0, invalid |-> FALSE, finisher |-> 0],
        dropped |-> IF Deleted # {} /\ r = 1 THEN Tomb ELSE 0,
        items |-> [k \in Keys |->
                     IF k \in Stored THEN Valid(Value, FALSE)
@@ -111,6 +116,30 @@ Event(what, k, ts, tomb) == [what |-> what, key |-> k, ts |-> ts, tomb |-> tomb]
 Stable(l, r) == Least({l.clock} \cup {l.heard[p] : p \in Peers(r)})
 
 SetItem(l, k, it) == [l EXCEPT !.items[k] = it]
+
+\* A flush is a plain write to all keys at once: what is at or below its time
+\* stamp, the lane's floor, is invalid while it is under way, and absent after
+\* it.  That holds for keys that are not stored too: one that a flush has
+\* overtaken here may be readable elsewhere, where the flush has not come yet.
+AllKeys == "all"
+
+Below(ts, floor) == IF Without("FloorByVersion")
+                    THEN Version(ts) <= Version(floor.ts)
+                    ELSE ts <= floor.ts
+
+Governed(l, k) ==
+  IF l.items[k].state = "none" THEN l.floor.invalid
+                               ELSE Below(l.items[k].ts, l.floor)
+
+\* What k is at a replica, after the floor has had its say.
+Item(l, k) ==
+  IF ~Governed(l, k) THEN l.items[k]
+  ELSE IF ~l.floor.invalid THEN NotStored
+  ELSE IF Without("ReadBelowFloor") /\ l.items[k].state = "valid"
+  THEN l.items[k]
+  ELSE IF Without("ReadAbsentBelowFloor") /\ l.items[k].state = "none"
+  THEN NotStored
+  ELSE Invalid(l.floor.ts, TRUE, FALSE, l.floor.finisher)
 
 Drop(l, ts) == [l EXCEPT !.dropped = Max(@, ts),
                          !.clock = Max(@, Version(ts) + 1)]
@@ -151,8 +180,9 @@ Nothing      == [s \in Replicas |-> <<>>]
 To(s, m)     == [Nothing EXCEPT ![s] = <<m>>]
 Broadcast(m) == [s \in Replicas |-> <<m>>]
 
-INV(u) == [type |-> "INV", key |-> u.key, ts |-> u.ts, tomb |-> u.tomb,
-           onAbsent |-> u.onAbsent]
+INV(u) == IF u.key = AllKeys THEN [type |-> "FLUSH", ts |-> u.ts]
+          ELSE [type |-> "INV", key |-> u.key, ts |-> u.ts, tomb |-> u.tomb,
+                onAbsent |-> u.onAbsent]
 
 -----------------------------------------------------------------------------
 (* Clients and the coordinator.                                            *)
@@ -188,6 +218,10 @@ Starts(r, k, kind) ==
     [] Story = "add-among-writes" ->
          <<r, k, kind>> \in {<<1, "j", "write">>, <<1, "k", "write">>,
                              <<2, "k", "add">>}
+    \* 1 flushes while 2 writes k, and 3 changes what is stored, or adds it
+    [] Story = "flush-3" ->
+         <<r, k, kind>> \in {<<1, AllKeys, "flush">>, <<2, "k", "write">>,
+                             <<3, "k", "incr">>, <<3, "k", "add">>}
     \* all add the same key
     [] Story = "adds" -> kind = "add" /\ k = "k"
 
@@ -201,20 +235,20 @@ Launch(r, k, ts, kind) ==
                     !.unique   = @ + (IF kind = "add" THEN 1 ELSE 0),
                     !.flight   = @ \cup {u}], Broadcast(INV(u)))
       /\ log' = log \cup {[key |-> k, ts |-> ts, kind |-> kind,
-                           tomb |-> u.tomb, base |-> l.items[k].ts,
+                           tomb |-> u.tomb, base |-> Item(l, k).ts,
                            above |-> \A h \in hist :
                              h.key = k /\ IsUpdate(h) => h.ts < ts]}
       /\ UNCHANGED <<ends, broken>>
 
 Write(r, k) ==
-  LET it == lane[r].items[k]
+  LET it == Item(lane[r], k)
   IN  /\ Started("write") < MaxWrites /\ Starts(r, k, "write")
       /\ ~(it.state = "invalid" /\ it.finisher = r /\ IsRMW(it.ts))
       /\ Launch(r, k, TS(Max(lane[r].clock, Version(it.ts)) + 1, r, 0, 0),
                 "write")
 
 RMW(r, k, kind, most) ==
-  LET it == lane[r].items[k]
+  LET it == Item(lane[r], k)
   IN  /\ Started(kind) < most /\ Starts(r, k, kind)
       /\ it.state = "valid" /\ ~it.tomb
       /\ Launch(r, k, OneStepUp(it.ts) + r, kind)
@@ -222,16 +256,48 @@ RMW(r, k, kind, most) ==
 IsAbsent(it) == it.state = "none" \/ (it.state = "valid" /\ it.tomb)
 
 \* The version above which an add of k at r must be.
-Floor(r, k) == IF Without("AddBelowD") THEN 0
-               ELSE Max(Version(lane[r].dropped), Version(lane[r].items[k].ts))
+AddAbove(r, k) ==
+  LET l == lane[r]
+  IN  IF Without("AddBelowD") THEN 0
+      ELSE Max(Max(Version(l.dropped), Version(Item(l, k).ts)),
+               IF Without("AddBelowFloor") THEN 0 ELSE Version(l.floor.ts))
 
 Add(r, k) ==
   LET l == lane[r]
       version == IF Without("AddAtClock") THEN l.clock ELSE Stable(l, r)
   IN  /\ Started("add") < MaxAdds /\ Starts(r, k, "add")
-      /\ IsAbsent(l.items[k])
-      /\ version > Floor(r, k)
+      /\ IsAbsent(Item(l, k))
+      /\ version > AddAbove(r, k)
       /\ Launch(r, k, TS(version, r, l.unique + 1, r), "add")
+
+\* Own RMWs below a new floor are given up: they run again on what is above it.
+RaiseFloor(l, ts, finisher) ==
+  LET gone == {u \in l.flight : IsRMW(u.ts) /\ u.ts < ts}
+      g    == [l EXCEPT !.flight = @ \ gone, !.events = @ \cup
+                 {Event("lost", u.key, u.ts, u.tomb) : u \in gone}]
+  IN  [(IF Without("FlushKeepsRMWs") THEN l ELSE g) EXCEPT
+         !.floor = [ts |-> ts, invalid |-> TRUE, finisher |-> finisher]]
+
+\* The flush is over here: what it governs can be read, as absent.
+EndFlush(l) ==
+  [l EXCEPT !.floor.invalid = FALSE, !.floor.finisher = 0,
+     !.events = @ \cup {Event("seen", k, l.floor.ts, TRUE) :
+                           k \in {x \in Keys : Governed(l, x)}}]
+
+StartFlush(r) ==
+  LET l  == lane[r]
+      ts == TS(l.clock + 1, r, 0, 0)
+      u  == [key |-> AllKeys, ts |-> ts, tomb |-> TRUE, onAbsent |-> FALSE,
+             acks |-> {}]
+      raised == RaiseFloor(l, ts, r)
+  IN  /\ Started("flush") < MaxFlushes * Cardinality(Keys)
+      /\ Starts(r, AllKeys, "flush")
+      /\ Step(r, [raised EXCEPT !.clock = @ + 1, !.flight = @ \cup {u}],
+              Broadcast(INV(u)))
+      /\ log' = log \cup {[key |-> k, ts |-> ts, kind |-> "flush", tomb |-> TRUE,
+                           base |-> 0, above |-> \A h \in hist :
+                             h.key = k /\ IsUpdate(h) => h.ts < ts] : k \in Keys}
+      /\ UNCHANGED <<ends, broken>>
 
 Under(p, type) == \E i \in 1..Len(chan[p]) : chan[p][i].body.type = type
 
@@ -240,12 +306,12 @@ Under(p, type) == \E i \in 1..Len(chan[p]) : chan[p][i].body.type = type
 AskClocks(r) ==
   LET l    == lane[r]
       adds == {k \in Keys : /\ Started("add") < MaxAdds /\ Starts(r, k, "add")
-                            /\ IsAbsent(l.items[k])
-                            /\ Stable(l, r) <= Floor(r, k)}
+                            /\ IsAbsent(Item(l, k))
+                            /\ Stable(l, r) <= AddAbove(r, k)}
       tombs == {k \in Keys : l.items[k].state = "valid" /\ l.items[k].tomb}
       ask(s) == /\ ends[<<r, s>>] # "down" /\ l.heard[s] <= Stable(l, r)
                 /\ ~Under(<<r, s>>, "CLOCKASK") /\ ~Under(<<s, r>>, "CLOCK")
-      raised(k) == [l EXCEPT !.clock = Max(@, Floor(r, k) + 1)]
+      raised(k) == [l EXCEPT !.clock = Max(@, AddAbove(r, k) + 1)]
       sent == [s \in Replicas |-> IF s # r /\ ask(s)
                  THEN <<[type |-> "CLOCKASK"]>> ELSE <<>>]
   IN  /\ \E s \in Peers(r) : ask(s)
@@ -256,13 +322,15 @@ AskClocks(r) ==
 \* A client of r waits for k: its finisher is asked.  To keep the states few it
 \* is asked only when nothing is under way between the two.
 Probe(r, k) ==
-  LET it == lane[r].items[k]
-      f  == it.finisher
-  IN  /\ ~Without("NeverProbe")
+  LET it   == Item(lane[r], k)
+      f    == it.finisher
+      flush == it.ts = lane[r].floor.ts
+  IN  /\ ~Without("NeverProbe") /\ ~(flush /\ Without("NeverProbeFlush"))
       /\ it.state = "invalid" /\ f # r /\ ends[<<r, f>>] # "down"
       /\ chan[<<r, f>>] = <<>> /\ chan[<<f, r>>] = <<>>
-      /\ Step(r, lane[r], To(f, [type |-> "PROBE", key |-> k, ts |-> it.ts,
-                                 tomb |-> it.tomb]))
+      /\ Step(r, lane[r], To(f,
+           IF flush THEN [type |-> "ASKFLUSH", ts |-> it.ts]
+           ELSE [type |-> "PROBE", key |-> k, ts |-> it.ts, tomb |-> it.tomb]))
       /\ UNCHANGED <<ends, broken, log>>
 
 -----------------------------------------------------------------------------
@@ -279,7 +347,8 @@ Hear(l, from, m) ==
 
 Flying(l, b) == {u \in l.flight : u.key = b.key /\ u.ts = b.ts}
 
-At(l, b) == l.items[b.key].state = "invalid" /\ l.items[b.key].ts = b.ts
+At(l, b) == LET it == Item(l, b.key)
+            IN  it.state = "invalid" /\ it.ts = b.ts /\ it.ts # l.floor.ts
 
 \* The own RMW whose item is overwritten is given up: it runs again later.
 GiveUp(l, us) ==
@@ -301,10 +370,16 @@ Refuse(r, b, it) ==
 
 OnINV(old, r, from, b) ==
   LET l  == [old EXCEPT !.clock = Max(@, Version(b.ts))]
-      it == l.items[b.key]
+      it == IF Governed(l, b.key) THEN NotStored ELSE l.items[b.key]
+      floor == [state |-> IF l.floor.invalid THEN "invalid" ELSE "valid",
+                ts |-> l.floor.ts, tomb |-> TRUE, onAbsent |-> FALSE,
+                finisher |-> l.floor.finisher]
       applied == Result(Apply(l, r, from, b), To(from, ACK(b)))
       acked   == Result(l, To(from, ACK(b)))
-  IN  IF it.state = "none"
+  IN  IF b.ts < l.floor.ts /\ ~Without("ApplyBelowFloor")
+      THEN IF ~IsRMW(b.ts) \/ Without("AckBelowFloor") THEN acked
+           ELSE Result(l, To(from, Refuse(r, b, floor)))
+      ELSE IF it.state = "none"
       THEN IF Version(b.ts) > Version(l.dropped) \/ Without("IgnoreD")
            THEN applied
            ELSE IF b.onAbsent /\ ~Without("AckAddBelowD")
@@ -324,10 +399,16 @@ OnACK(l, r, from, b) ==
   ELSE LET u    == CHOOSE x \in Flying(l, b) : TRUE
            v    == [u EXCEPT !.acks = @ \cup {from}]
            rest == l.flight \ {u}
-           done == [l EXCEPT !.flight = rest,
-                      !.events = @ \cup {Event("answered", u.key, u.ts, u.tomb)}]
+           keys == IF b.key = AllKeys THEN Keys ELSE {b.key}
+           done == [l EXCEPT !.flight = rest, !.events = @ \cup
+                      {Event("answered", k, u.ts, u.tomb) : k \in keys}]
        IN  IF ~(Peers(r) \subseteq v.acks)
            THEN Result([l EXCEPT !.flight = rest \cup {v}], Nothing)
+           ELSE IF b.key = AllKeys
+           THEN IF l.floor.ts = b.ts
+                THEN Result(EndFlush(done),
+                            Broadcast([type |-> "FLUSHED", ts |-> b.ts]))
+                ELSE Result(done, Nothing)
            ELSE IF At(l, b)
            THEN Result(Validate(done, r, b.key),
                        Broadcast([type |-> "VAL", key |-> b.key, ts |-> b.ts]))
@@ -351,14 +432,19 @@ OnVAL(l, r, b) ==
   ELSE Result(l, Nothing)
 
 OnPROBE(l, r, from, b) ==
-  LET it     == l.items[b.key]
+  LET own    == Item(l, b.key)
+      \* A flush that is older than what is asked about, and has not ended here,
+      \* has nothing to do with it.
+      it     == IF own.state = "invalid" /\ own.ts = l.floor.ts /\ own.ts < b.ts
+                THEN NotStored ELSE own
       absent == [type |-> "STATE", key |-> b.key, ts |-> b.ts, absent |-> TRUE]
       newer  == [type |-> "STATE", key |-> b.key, ts |-> b.ts, absent |-> FALSE,
                  newer |-> it.ts, tomb |-> it.tomb]
       reply  ==
         IF it.state = "invalid" THEN <<>>
         ELSE IF it.state = "none"
-        THEN IF Version(b.ts) > Version(l.dropped) THEN <<>> ELSE <<absent>>
+        THEN IF Version(b.ts) > Version(l.dropped) /\ b.ts > l.floor.ts
+             THEN <<>> ELSE <<absent>>
         ELSE IF it.ts < b.ts THEN <<>>
         ELSE IF it.ts > b.ts THEN <<newer>>
         ELSE IF it.tomb /\ ~b.tomb THEN <<absent>>
@@ -366,7 +452,7 @@ OnPROBE(l, r, from, b) ==
   IN  Result(l, [Nothing EXCEPT ![from] = reply])
 
 OnSTATE(l, r, b) ==
-  LET it == l.items[b.key]
+  LET it == Item(l, b.key)
   IN  Result(
         IF ~At(l, b) /\ ~(Without("STATENotCompared") /\ it.state = "invalid")
         THEN l
@@ -376,8 +462,23 @@ OnSTATE(l, r, b) ==
                ELSE Invalid(b.newer, b.tomb, FALSE, 0)), r, b.key),
         Nothing)
 
+OnFLUSH(old, r, from, b) ==
+  LET l == [old EXCEPT !.clock = Max(@, Version(b.ts))]
+  IN  Result(IF l.floor.ts < b.ts THEN RaiseFloor(l, b.ts, from) ELSE l,
+             To(from, [type |-> "ACK", key |-> AllKeys, ts |-> b.ts]))
+
+OnFLUSHED(l, b) == Result(IF l.floor.ts = b.ts /\ l.floor.invalid
+                          THEN EndFlush(l) ELSE l, Nothing)
+
+OnASKFLUSH(l, from, b) ==
+  Result(l, IF l.floor.ts = b.ts /\ ~l.floor.invalid
+            THEN To(from, [type |-> "FLUSHED", ts |-> b.ts]) ELSE Nothing)
+
 On(l, r, from, b) ==
-  CASE b.type = "INV"      -> OnINV(l, r, from, b)
+  CASE b.type = "FLUSH"    -> OnFLUSH(l, r, from, b)
+    [] b.type = "FLUSHED"  -> OnFLUSHED(l, b)
+    [] b.type = "ASKFLUSH" -> OnASKFLUSH(l, from, b)
+    [] b.type = "INV"      -> OnINV(l, r, from, b)
     [] b.type = "ACK"      -> OnACK(l, r, from, b)
     [] b.type = "NACK"     -> OnNACK(l, r, from, b)
     [] b.type = "VAL"      -> OnVAL(l, r, b)
@@ -447,7 +548,7 @@ Next ==
                           \/ RMW(r, k, "incr", MaxIncrs)
                           \/ Add(r, k)
                           \/ Probe(r, k)
-       \/ AskClocks(r)
+       \/ AskClocks(r) \/ StartFlush(r)
        \/ \E s \in Peers(r) : Deliver(s, r) \/ Down(r, s) \/ Up(r, s)
 
 Spec == Init /\ [][Next]_vars
@@ -473,14 +574,17 @@ TypeOK ==
                 /\ l.items[k].state = "none" => l.items[k] = NotStored
                 /\ l.items[k].state = "invalid" <=> l.items[k].finisher # 0
            /\ \A s \in Peers(r) : l.heard[s] <= l.clock
-           /\ \A u \in l.flight : \E x \in log : x.key = u.key /\ x.ts = u.ts
+           /\ \A u \in l.flight : \E x \in log :
+                x.key \in {u.key} \cup (IF u.key = AllKeys THEN Keys ELSE {})
+                /\ x.ts = u.ts
+           /\ l.floor.invalid <=> l.floor.finisher # 0
   \* a time stamp names one update of a key
   /\ \A u, v \in log : u.key = v.key /\ u.ts = v.ts => u = v
 
 \* Whoever can read a key reads the newest that was ever read or answered: no
 \* deleted value comes back, no answered update is lost, replicas agree.
 ReadsTheNewest == \A r \in Replicas : \A k \in Keys :
-  LET it == lane[r].items[k]
+  LET it == Item(lane[r], k)
       newest == Newest(k)
   IN  it.state # "invalid" =>
         IF IsAbsent(it) THEN newest.tomb ELSE ~newest.tomb /\ it.ts = newest.ts
@@ -488,7 +592,7 @@ ReadsTheNewest == \A r \in Replicas : \A k \in Keys :
 \* An update begins above all updates that were read or answered before it.
 BeginsAbove == \A u \in log : u.above
 
-Effective == {u \in log : /\ u.kind # "write"
+Effective == {u \in log : /\ u.kind \notin {"write", "flush"}
                           /\ \E h \in Happened(u.key) : /\ h.ts = u.ts
                                                         /\ h.tomb = u.tomb}
 
@@ -525,5 +629,5 @@ StampsNeverFall == [][\A r \in Replicas : \A k \in Keys :
 EveryUpdateAnswered == \A r \in Replicas :
   lane[r].flight # {} ~> lane[r].flight = {}
 EveryKeyBecomesValid == \A r \in Replicas : \A k \in Keys :
-  lane[r].items[k].state = "invalid" ~> lane[r].items[k].state # "invalid"
+  Item(lane[r], k).state = "invalid" ~> Item(lane[r], k).state # "invalid"
 =============================================================================
