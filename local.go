@@ -10,13 +10,14 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
+
+	"hermesd/bench/child"
 )
 
 // maxLocalReplicas is the most that make sense on one machine: Hermes's own experiments end there.
@@ -72,7 +73,7 @@ func runLocal(out io.Writer, o *options, replicas int) error {
 	signals := make(chan os.Signal, 4)
 	signal.Notify(signals, syscall.SIGINT, syscall.SIGTERM)
 	events := make(chan childEvent)
-	children := make([]*child, replicas+1) // by number
+	children := make([]*localReplica, replicas+1) // by number
 	for id := 1; id <= replicas; id++ {
 		c, err := startChild(self, id, childArgs(o, id, replicas), events)
 		if err != nil {
@@ -123,7 +124,7 @@ func loopback(port int) string { return net.JoinHostPort("127.0.0.1", strconv.It
 // local is the state of a group on this machine.
 type local struct {
 	out      io.Writer
-	children []*child
+	children []*localReplica
 	port     int
 	running  int // that have not ended
 	serving  int
@@ -172,8 +173,8 @@ func endedByStopSignal(err error) bool {
 	return ws.Signaled() && (ws.Signal() == syscall.SIGTERM || ws.Signal() == syscall.SIGINT)
 }
 
-// child is a replica's process.
-type child struct{ process *os.Process }
+// localReplica is a replica's process.
+type localReplica struct{ process *os.Process }
 
 // childEvent says that a child serves, or that it has ended.
 type childEvent struct {
@@ -184,7 +185,7 @@ type childEvent struct {
 
 // startChild starts a replica. It is killed when this process dies, however that may happen; its own process group keeps a Ctrl-C
 // from it, which is forwarded.
-func startChild(path string, id int, args []string, events chan<- childEvent) (*child, error) {
+func startChild(path string, id int, args []string, events chan<- childEvent) (*localReplica, error) {
 	readyRead, readyWrite, err := os.Pipe()
 	if err != nil {
 		return nil, err
@@ -192,38 +193,27 @@ func startChild(path string, id int, args []string, events chan<- childEvent) (*
 	cmd := exec.Command(path, args...)
 	cmd.Stderr = os.Stderr
 	cmd.ExtraFiles = []*os.File{readyWrite}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// The kernel takes the end of the thread that has started a child for its parent's: so the child has a thread of its own.
-		runtime.LockOSThread()
-		err := cmd.Start()
-		_ = readyWrite.Close()
-		started <- err
-		if err != nil {
-			_ = readyRead.Close()
-			return
-		}
-		go func() {
-			if line, _ := bufio.NewReader(readyRead).ReadString('\n'); line == "ready\n" {
-				events <- childEvent{id: id, serving: true}
-			}
-			_ = readyRead.Close()
-		}()
-		err = cmd.Wait()
-		events <- childEvent{id: id, err: err}
-	}()
-	if err := <-started; err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	err = child.Start(cmd, nil, func(err error) { events <- childEvent{id: id, err: err} })
+	_ = readyWrite.Close()
+	if err != nil {
+		_ = readyRead.Close()
 		return nil, err
 	}
-	return &child{cmd.Process}, nil
+	go func() {
+		if line, _ := bufio.NewReader(readyRead).ReadString('\n'); line == "ready\n" {
+			events <- childEvent{id: id, serving: true}
+		}
+		_ = readyRead.Close()
+	}()
+	return &localReplica{cmd.Process}, nil
 }
 
 // stopLimit is how long replicas have to end after a signal before they are killed.
 const stopLimit = 10 * time.Second
 
 // stopChildren sends a signal to all that run, and kills those that do not heed it.
-func stopChildren(children []*child, sig syscall.Signal) {
+func stopChildren(children []*localReplica, sig syscall.Signal) {
 	for _, c := range children {
 		if c != nil {
 			_ = c.process.Signal(sig) // fails only where it has ended

@@ -302,7 +302,7 @@ func TestLocalStoppedWhileItStarts(t *testing.T) {
 			t.Fatal(err)
 		}
 		_ = cmd.Process.Signal(sig)
-		l := local{out: io.Discard, children: make([]*child, 3), running: 2, stopping: true}
+		l := local{out: io.Discard, children: make([]*localReplica, 3), running: 2, stopping: true}
 		l.event(childEvent{id: 1, err: cmd.Wait()})
 		if failed := l.err != nil; failed != failure {
 			t.Errorf("%v ends a replica of a group that is being stopped: error %v", sig, l.err)

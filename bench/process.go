@@ -10,12 +10,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
+
+	"hermesd/bench/child"
 )
 
 const (
@@ -36,26 +37,14 @@ type process struct {
 func startProcess(ctx context.Context, addr string, cpus []int, path string, args ...string) (*process, error) {
 	p := &process{cmd: exec.Command(path, args...), addr: addr, output: &tail{}, ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = p.output, p.output
-	started := make(chan error)
-	go func() {
-		// A child inherits the affinity of the thread that starts it, and dies with that thread: so it has a thread of its own,
-		// which waits for it.
-		runtime.LockOSThread()
-		p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-		var err error
-		if len(cpus) > 0 {
-			err = pinThread(cpus)
+	pin := func() error {
+		if len(cpus) == 0 {
+			return nil
 		}
-		if err == nil {
-			err = p.cmd.Start()
-		}
-		started <- err
-		if err == nil {
-			_ = p.cmd.Wait() // how it ended does not matter, what it said is in output
-			close(p.ended)
-		}
-	}()
-	if err := <-started; err != nil {
+		return pinThread(cpus)
+	}
+	// How it ends does not matter: what it has said is in output.
+	if err := child.Start(p.cmd, pin, func(error) { close(p.ended) }); err != nil {
 		return nil, fmt.Errorf("start %s: %w", path, err)
 	}
 	if err := p.awaitVersion(ctx); err != nil {

@@ -1,22 +1,21 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"os/exec"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"sync/atomic"
-	"syscall"
 	"time"
 
 	"github.com/bradfitz/gomemcache/memcache"
+
+	"hermesd/bench/child"
 )
 
 // Libraries are other people's clients, which do simple things on every replica all the while, each on keys of its own, so that it
@@ -218,30 +217,14 @@ func startPymemcache(servers []string, python, script string) (stop func() (stri
 	cmd := exec.Command(python, append([]string{script}, servers...)...)
 	cmd.Env = append(os.Environ(), "PYTHONDONTWRITEBYTECODE=1")
 	cmd.Stderr = os.Stderr
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		return nil, err
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return nil, err
-	}
-	started, ended := make(chan error), make(chan error, 1)
 	var said strings.Builder
-	go func() {
-		runtime.LockOSThread() // the child dies with the thread that has started it
-		err := cmd.Start()
-		started <- err
-		if err != nil {
-			return
-		}
-		for lines := bufio.NewScanner(out); lines.Scan(); {
-			said.WriteString(lines.Text() + "\n")
-		}
-		ended <- cmd.Wait()
-	}()
-	if err := <-started; err != nil {
+	cmd.Stdout = &said
+	ended := make(chan error, 1)
+	if err := child.Start(cmd, nil, func(err error) { ended <- err }); err != nil {
 		return nil, fmt.Errorf("%s: %w", python, err)
 	}
 	return func() (string, error) {

@@ -10,11 +10,12 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
+
+	"hermesd/bench/child"
 )
 
 // options are those of the command line.
@@ -162,17 +163,9 @@ func (o *options) startInside(place *Place, signals <-chan os.Signal) error {
 	cmd := exec.Command("ip", args...)
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	// Its own process group: a Ctrl-C on the terminal reaches it through this process only.
-	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL, Setpgid: true}
-	started, ended := make(chan error), make(chan error, 1)
-	go func() {
-		runtime.LockOSThread()
-		err := cmd.Start()
-		started <- err
-		if err == nil {
-			ended <- cmd.Wait()
-		}
-	}()
-	if err := <-started; err != nil {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
+	ended := make(chan error, 1)
+	if err := child.Start(cmd, nil, func(err error) { ended <- err }); err != nil {
 		return err
 	}
 	for {

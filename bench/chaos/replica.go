@@ -7,13 +7,13 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"runtime"
 	"strconv"
 	"strings"
 	"sync"
 	"syscall"
 	"time"
 
+	"hermesd/bench/child"
 	"hermesd/replication/views"
 )
 
@@ -78,17 +78,7 @@ func (r *Replica) Start() error {
 	command := r.network.inside(r.Number, append([]string{r.binary}, r.args...)...)
 	p := &process{cmd: exec.Command(command[0], command[1:]...), ended: make(chan struct{})}
 	p.cmd.Stdout, p.cmd.Stderr = log, log
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		runtime.LockOSThread() // the child dies with the thread that has started it
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			p.end(p.cmd.Wait())
-		}
-	}()
-	if err := <-started; err != nil {
+	if err := child.Start(p.cmd, nil, p.end); err != nil {
 		return err
 	}
 	r.process = p

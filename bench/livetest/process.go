@@ -4,12 +4,13 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"runtime"
 	"strings"
 	"sync"
 	"syscall"
 	"testing"
 	"time"
+
+	"hermesd/bench/child"
 )
 
 // Limit bounds every wait for a process: to serve, to say something, to end. It is long since nothing depends on it but
@@ -40,19 +41,10 @@ func start(path string, args []string) (*Process, error) {
 	p := &Process{cmd: exec.Command(path, args...), ended: make(chan struct{})}
 	p.stdout.changed, p.stderr.changed = make(chan struct{}), make(chan struct{})
 	p.cmd.Stdout, p.cmd.Stderr = &p.stdout, &p.stderr
-	p.cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	started := make(chan error)
-	go func() {
-		// To the kernel the parent of a child is the thread that has started it: with it, it dies. So it has one of its own.
-		runtime.LockOSThread()
-		err := p.cmd.Start()
-		started <- err
-		if err == nil {
-			p.status = status(p.cmd.Wait())
-			close(p.ended)
-		}
-	}()
-	return p, <-started
+	return p, child.Start(p.cmd, nil, func(err error) {
+		p.status = status(err)
+		close(p.ended)
+	})
 }
 
 // status is the exit status of a process, or, if a signal has ended it, 128 and the signal's number, as shells say it.
