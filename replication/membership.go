@@ -119,9 +119,9 @@ func (n *Node) Enter(v views.View) {
 	} else {
 		n.catchUp.finish()
 	}
+	n.admitAgain(&pass)
 	n.Flush()
 	pass.end()
-	n.admitAgain(nil)
 }
 
 // listPeers has channels set up with the view's members. What a new one may send is settled between the two of them.

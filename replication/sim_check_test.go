@@ -202,6 +202,7 @@ func (s *sim) checkEnd() {
 	}
 	if !s.hooks.clientsOnly {
 		s.checkConverged()
+		s.checkCredit()
 	}
 	s.settleUnsure()
 	for _, h := range s.histories {

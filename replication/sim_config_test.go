@@ -51,8 +51,11 @@ type simConfig struct {
 	numbers                     bool   // all values are numbers
 	entering                    bool   // it takes a while to enter a view
 
-	valueBytes int  // nodes: length of values, at most
-	noEvict    bool // nodes: nothing is evicted; operations that find no room are given up
+	memory     uint64 // nodes: of the processes that the group begins with, in bytes; 0: as little as can be
+	shrinks    bool   // nodes: later processes may have less
+	lasting    bool   // nodes: some processes that have crashed are not started again
+	valueBytes int    // nodes: length of values, at most
+	noEvict    bool   // nodes: nothing is evicted; operations that find no room are given up
 }
 
 // simClientsMax bounds the operations that can be under way at once: with more, some histories take the checker minutes.

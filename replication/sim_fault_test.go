@@ -119,6 +119,9 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	verdict := v.lane.Evict(op, k.hash, key, &it)
 	s.mix(11, uint64(r.index), uint64(verdict))
 	s.say("%s: evict %s: verdict %d", r.name(), k.name, verdict)
+	if d, is := r.drive.(*simNode); is && verdict == table.Drop {
+		delete(d.lanes[k.lane].held, k.hash) // told of here
+	}
 	spoil(key)
 	switch {
 	case verdict == table.Pending:
@@ -143,6 +146,35 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 func (s *sim) beCalm() {
 	s.calm = true
 	clear(s.blocked)
+	if s.cfg.lasting {
+		s.loseForGood()
+	}
+}
+
+// loseForGood leaves one process out of the group that is to come to rest, if that can do without it.
+func (s *sim) loseForGood() {
+	up := 0
+	for _, v := range s.servers {
+		up += b2i(v.up)
+	}
+	first := s.random.IntN(len(s.replicas))
+	for i := range s.replicas {
+		r := s.replicas[(first+i)%len(s.replicas)]
+		if r.dead && 2*up > len(s.servers) {
+			s.gone[r.index] = true
+			return
+		}
+	}
+	for i := range s.replicas {
+		r := s.replicas[(first+i)%len(s.replicas)]
+		if 2*(up-1) > len(s.servers) && !s.lastToServe(r) {
+			s.gone[r.index] = true
+			s.counts.crashes++
+			s.end(r, "crashes for good")
+			s.servers[r.index].stop()
+			return
+		}
+	}
 }
 
 // crashOne ends a process, with all that it has in memory, and starts it again some time later.
@@ -158,9 +190,10 @@ func (s *sim) crashOne() {
 
 // needs reports whether nobody would be left who holds what the group has stored.
 func (s *sim) needs(r *simReplica) bool {
-	if !s.cfg.gentle {
-		return false
-	}
+	return s.cfg.gentle && s.lastToServe(r)
+}
+
+func (s *sim) lastToServe(r *simReplica) bool {
 	for _, m := range s.newest.Members {
 		if other := s.replicas[m.Number-1]; m.Serving && other != r && other.self == m.Member && other.alive() && !other.leaving {
 			return false
@@ -175,6 +208,9 @@ func (s *sim) crashed(r *simReplica) {
 	s.servers[i].stop()
 	wait := 1 + s.around(s.cfg.steps(s.cfg.views.SuspectAfter)*pick(s.random, uint64(1), 4, 16)/4)
 	s.after(wait, i, func() {
+		if s.gone[i] {
+			return
+		}
 		s.servers[i].start()
 		s.birth(i, nil, 0)
 	})

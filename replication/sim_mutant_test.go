@@ -29,7 +29,10 @@ type simHooks struct {
 	servedSoon       bool // a replica says that it has caught up when it has not
 	noLeases         bool // a replica serves in whatever view it has entered
 	dropNewer        bool // messages of views not yet entered are dropped
-	clientsOnly      bool // nothing is checked but what clients have seen
+	// Of whole nodes:
+	entering func(*simNode) // is about to enter a view
+
+	clientsOnly bool // nothing is checked but what clients have seen
 }
 
 var simMutate = flag.Int("sim.mutate", 0, "how many seeds a mutant may survive; 0: a few hundred, and only mutants that do harm often")

@@ -45,9 +45,11 @@ type sim struct {
 	keys      []simKey
 	ops       []*simOp           // by Op.Tag
 	histories []*history.History // by generation; where views do not change, the first
+	gone      []bool             // by process: it is not started again
 	paused    []uint64           // by process: the step until which it does nothing
 	rates     []int              // by process: how much faster its clock runs, in thousandths
 	uniques   []uint64           // by replica: numbers given out, in all its lives
+	tables    []*table.Table     // of nodes, in all their lives
 	valid     map[simUpdate]bool // updates that have been valid somewhere
 
 	answered map[string]table.Timestamp // by key: the newest update that a client has been answered, in this generation
@@ -173,6 +175,7 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 		hooks.config(&s.cfg)
 	}
 	s.histories = []*history.History{history.New(nil)}
+	s.gone = make([]bool, s.processes())
 	s.paused, s.uniques = make([]uint64, s.processes()), make([]uint64, s.cfg.replicas)
 	s.valid, s.blocked = make(map[simUpdate]bool), make(map[[2]int]uint64)
 	s.incarnations = 100
@@ -190,7 +193,7 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 		return s
 	}
 	for i := range s.cfg.replicas {
-		s.replicas = append(s.replicas, s.newReplica(i, simMember(i)))
+		s.replicas = append(s.replicas, s.newReplica(i, simMember(i), false))
 	}
 	for i := range s.replicas {
 		for j := range i {
@@ -202,14 +205,16 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 
 // close gives the replicas' memory back.
 func (s *sim) close() {
-	for _, r := range s.replicas {
-		r.drive.close()
+	for _, t := range s.tables {
+		if err := t.Close(); err != nil {
+			panic(err)
+		}
 	}
 }
 
 // Bounds of a run: what takes longer will never come to an end.
 const (
-	simEventsMax = 400_000
+	simEventsMax = 1_000_000
 	simRestTicks = 4000 // from the end of all faults until the group is at rest
 )
 
@@ -286,6 +291,9 @@ func (s *sim) atRest() bool {
 				return false
 			}
 		}
+		if d, is := r.drive.(*simNode); is && !d.atRest() {
+			return false
+		}
 	}
 	return true
 }
@@ -297,6 +305,9 @@ func (s *sim) pending() string {
 	for _, r := range s.live() {
 		if s.cfg.dynamic {
 			fmt.Fprintf(&b, "\n  %s is in %v, lease until %d, now %d", r.name(), r.view, r.until, s.local(r.index))
+		}
+		if d, is := r.drive.(*simNode); is {
+			fmt.Fprintf(&b, "\n  %s:%s", r.name(), d.pending())
 		}
 		for _, v := range r.lanes {
 			l := v.lane
