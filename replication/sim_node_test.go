@@ -22,6 +22,7 @@ type simNode struct {
 	out   []simOut
 	up    uint64 // peers, by number, whose channel the node knows of
 
+	busy    int    // operations of its busybody under way
 	fetches uint64 // step at which it is looked at what may be fetched, 0: at none
 }
 
@@ -42,7 +43,6 @@ func newSimNode(r *simReplica) *simNode {
 	if err != nil {
 		panic(err)
 	}
-	s.tables = append(s.tables, t)
 	s.uniques[r.index] += 1 << 20
 	cfg := Config{Self: r.self, Replicas: s.cfg.replicas, Table: t, ItemSizeMax: simItemSizeMax, DisableEvictions: s.cfg.noEvict, Unique: s.uniques[r.index],
 		Unreachable: 2 * s.cfg.views.Unreachable, Logger: zerolog.Nop()}
@@ -51,6 +51,7 @@ func newSimNode(r *simReplica) *simNode {
 		panic(err)
 	}
 	d := &simNode{node: n}
+	s.nodes = append(s.nodes, d)
 	n.transport = d
 	n.engine = d.engine
 	n.now = func() time.Time { return time.Unix(0, s.local(r.index)) }
@@ -225,6 +226,7 @@ func (d *simNode) locked(lane int, f func()) {
 const ticksToIdle = uint64(tickIdle / tickBusy)
 
 func (d *simNode) tick() {
+	d.r.s.counts.putOff += b2i(d.node.credit.short.Load())
 	d.node.tickLanes(&d.pass)
 	if d.r.ticks%ticksToIdle == 0 {
 		d.node.keepHouse(simNow, &d.pass)

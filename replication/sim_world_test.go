@@ -49,7 +49,7 @@ type sim struct {
 	paused    []uint64           // by process: the step until which it does nothing
 	rates     []int              // by process: how much faster its clock runs, in thousandths
 	uniques   []uint64           // by replica: numbers given out, in all its lives
-	tables    []*table.Table     // of nodes, in all their lives
+	nodes     []*simNode         // all that there have been
 	valid     map[simUpdate]bool // updates that have been valid somewhere
 
 	answered map[string]table.Timestamp // by key: the newest update that a client has been answered, in this generation
@@ -205,8 +205,9 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 
 // close gives the replicas' memory back.
 func (s *sim) close() {
-	for _, t := range s.tables {
-		if err := t.Close(); err != nil {
+	for _, d := range s.nodes {
+		s.counts.starved += int(d.node.counters.stalled.Load())
+		if err := d.node.table.Close(); err != nil {
 			panic(err)
 		}
 	}
@@ -223,6 +224,7 @@ func (s *sim) run() string {
 	defer s.close()
 	s.until(s.ready, "all replicas to be connected")
 	s.startClients()
+	s.startBusybodies()
 	s.startFaults()
 	s.until(func() bool { return s.active == 0 || s.past(s.cfg.horizon()) }, "the clients' operations")
 	s.beCalm()
