@@ -154,7 +154,7 @@ func lonely(t *testing.T) *Node {
 	}
 	n.transport = discard{}
 	n.Enter(viewOf(n.self, Member{Number: 2, Incarnation: 102}))
-	(&simNode{node: n}).fill()
+	fillTable(n, 1, 1<<30)
 	return n
 }
 
@@ -200,5 +200,32 @@ func TestMissWaitsForFlush(t *testing.T) {
 	n.Receive(&Message{Kind: ACK, Lane: nl.lane.number, From: Member{Number: 2, Incarnation: 102}, Epoch: 1, ID: flush.id, TS: flush.ts})
 	if got := view(); got != ReadMiss {
 		t.Errorf("after the flush: read status %d", got)
+	}
+}
+
+// TestEntryOfOneself: b and c have both replayed a delete of a member gone, and c's replay is refused, as it is over everywhere by then. But at a,
+// which catches up too, it was stored as something new that c has in flight; and so a tells c. c does not have it in flight, and nobody else will
+// finish it: c has to.
+func TestEntryOfOneself(t *testing.T) {
+	w := newPair()
+	a, c := w.rs[0], w.rs[1]
+	view := View{Epoch: 2, Members: []Member{a.self, c.self}, CatchingUp: bit(c.self.Number)}
+	for _, r := range w.rs {
+		view.Self = r.self
+		r.lane.SetView(view)
+	}
+	w.pump()
+	ts := table.Timestamp{Write: 1<<8 | 9, Step: 1<<8 | 9}
+	if err := a.items.Put(table.Hash([]byte("k")), []byte("k"), &table.Item{TS: ts, State: table.Invalid | table.Tombstone, Finisher: c.self.Number}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !c.lane.Fetch(a.self.Number, 1<<10) {
+		t.Fatal("c cannot fetch")
+	}
+	w.pump()
+	for _, r := range w.rs {
+		if it, _, _ := r.peek("k"); it.State&table.Invalid != 0 {
+			t.Errorf("replica %d holds k invalid with %s, finisher %d, and nothing is under way", r.self.Number, showTS(it.TS), it.Finisher)
+		}
 	}
 }

@@ -39,14 +39,8 @@ const (
 
 func newSimNode(r *simReplica) *simNode {
 	s := r.s
-	t, err := table.New(table.Config{MemoryBytes: s.drawMemory(r), ItemSizeMax: simItemSizeMax})
-	if err != nil {
-		panic(err)
-	}
 	s.uniques[r.index] += 1 << 20
-	cfg := Config{Self: r.self, Replicas: s.cfg.replicas, Table: t, ItemSizeMax: simItemSizeMax, DisableEvictions: s.cfg.noEvict, Unique: s.uniques[r.index],
-		Unreachable: 2 * s.cfg.views.Unreachable, Logger: zerolog.Nop()}
-	n, err := assemble(cfg)
+	n, err := s.newNode(r.self, s.uniques[r.index], s.drawMemory())
 	if err != nil {
 		panic(err)
 	}
@@ -62,9 +56,18 @@ func newSimNode(r *simReplica) *simNode {
 	d.begin(r)
 	if !s.cfg.dynamic {
 		d.node.Enter(viewOf(s.group()...))
-		d.fill()
+		d.fill(simMemory)
 	}
 	return d
+}
+
+func (s *sim) newNode(self Member, unique, memory uint64) (*Node, error) {
+	t, err := table.New(table.Config{MemoryBytes: memory, ItemSizeMax: simItemSizeMax})
+	if err != nil {
+		return nil, err
+	}
+	return assemble(Config{Self: self, Replicas: s.cfg.replicas, Table: t, ItemSizeMax: simItemSizeMax, DisableEvictions: s.cfg.noEvict, Unique: unique,
+		Unreachable: 2 * s.cfg.views.Unreachable, Logger: zerolog.Nop()})
 }
 
 // begin makes the node's engines those of a life.
@@ -86,12 +89,31 @@ func (d *simNode) engine(lane int) *Lane {
 	return items.lane
 }
 
-// fill puts items in the table that nobody will ask for, the same in all replicas, until little more than what a node of a whole group keeps free is left.
-func (d *simNode) fill() {
-	n := d.node
-	low := n.credit.low(d.r.s.cfg.replicas-1) + int64(aheadSegments*n.table.SegmentBytes())
+// fill puts items in the table that nobody will ask for, the same in all replicas: so many that in the smallest of them little more than what a
+// node of a whole group keeps free is left.
+func (d *simNode) fill(smallest uint64) {
+	s := d.r.s
+	if s.ballast[smallest] == 0 {
+		n, err := s.newNode(d.r.self, 1, smallest)
+		if err != nil {
+			panic(err)
+		}
+		s.ballast[smallest] = fillTable(n, s.cfg.replicas-1, 1<<30)
+		if err := n.table.Close(); err != nil {
+			panic(err)
+		}
+	}
+	fillTable(d.node, 0, s.ballast[smallest])
+}
+
+// fillTable fills a table with most items, or until little more than what a node keeps free that has so many peers, and returns their number.
+func fillTable(n *Node, peers, most int) (items int) {
+	low := n.credit.low(peers) + int64(aheadSegments*n.table.SegmentBytes())
 	value := []byte(strings.Repeat("x", 600))
-	for i := 0; int64(n.table.FreeBytes()) > low+2*int64(n.table.SegmentBytes()); i++ {
+	for i := range most {
+		if most == 1<<30 && int64(n.table.FreeBytes()) <= low+2*int64(n.table.SegmentBytes()) {
+			return i
+		}
 		key := fmt.Appendf(nil, "ballast%d", i)
 		hash := table.Hash(key)
 		nl := &n.lanes[laneOf(hash)]
@@ -106,6 +128,7 @@ func (d *simNode) fill() {
 		nl.lane.clock = 1
 		nl.unlock(nil)
 	}
+	return most
 }
 
 // simNodeEnv tells the simulation of what ends without a client.

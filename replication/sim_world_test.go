@@ -49,6 +49,7 @@ type sim struct {
 	paused    []uint64           // by process: the step until which it does nothing
 	rates     []int              // by process: how much faster its clock runs, in thousandths
 	uniques   []uint64           // by replica: numbers given out, in all its lives
+	ballast   map[uint64]int     // by the memory of nodes: items that they begin with
 	nodes     []*simNode         // all that there have been
 	valid     map[simUpdate]bool // updates that have been valid somewhere
 
@@ -178,6 +179,7 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 	s.gone = make([]bool, s.processes())
 	s.paused, s.uniques = make([]uint64, s.processes()), make([]uint64, s.cfg.replicas)
 	s.valid, s.blocked = make(map[simUpdate]bool), make(map[[2]int]uint64)
+	s.ballast = make(map[uint64]int)
 	s.incarnations = 100
 	s.answered = make(map[string]table.Timestamp)
 	s.drawRates()
@@ -215,7 +217,7 @@ func (s *sim) close() {
 
 // Bounds of a run: what takes longer will never come to an end.
 const (
-	simEventsMax = 1_000_000
+	simEventsMax = 3_000_000
 	simRestTicks = 4000 // from the end of all faults until the group is at rest
 )
 
@@ -259,6 +261,9 @@ func (s *sim) noTimeouts() {
 
 // horizon is the number of steps after which faults end even though clients have not finished: under some of them nothing can.
 func (c *simConfig) horizon() uint64 {
+	if c.dynamic && c.nodes {
+		return 4000 * c.delay
+	}
 	if c.dynamic {
 		return 8000 * c.delay // heartbeats go on meanwhile
 	}
