@@ -229,3 +229,32 @@ func TestEntryOfOneself(t *testing.T) {
 		}
 	}
 }
+
+// TestAddAfterReturn: b has begun anew, and its clock was behind. When it has caught up with a's again, which nothing else has moved meanwhile, an add that
+// waits for that is run.
+func TestAddAfterReturn(t *testing.T) {
+	w := newPair()
+	a := w.rs[0]
+	for _, kind := range []OpKind{OpSet, OpDelete, OpAdd} {
+		w.submit(0, &request{kind: kind, key: "k", value: "1"})
+		w.pump()
+	}
+	w.rs[1] = newReplicas(2, eager)[1]
+	b := w.rs[1]
+	b.self.Incarnation++
+	for _, r := range w.rs {
+		r.lane.SetView(View{Epoch: 2, Self: r.self, Members: []Member{a.self, b.self}, CatchingUp: bit(b.self.Number)})
+	}
+	w.reconnect()
+	if a.lane.stable() >= a.lane.clock {
+		t.Fatal("b's clock is not behind: the execution is not what it was")
+	}
+	w.tags = 100
+	add := w.submit(0, &request{kind: OpAdd, key: "j", value: "1"})
+	w.pump()
+	for range 4 {
+		a.lane.Tick()
+		w.pump()
+	}
+	w.wantStatus(t, "a's add", add, Stored)
+}

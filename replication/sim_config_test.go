@@ -54,7 +54,7 @@ type simConfig struct {
 	memory     uint64 // nodes: of the processes that the group begins with, in bytes; 0: as little as can be
 	shrinks    bool   // nodes: later processes may have less
 	busy       int    // nodes: operations that a busybody of each replica has under way, at most
-	lasting    bool   // nodes: some processes that have crashed are not started again
+	lasting    bool   // nodes: in the end some processes crash, and are not started again
 	valueBytes int    // nodes: length of values, at most
 	noEvict    bool   // nodes: nothing is evicted; operations that find no room are given up
 }

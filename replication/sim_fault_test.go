@@ -146,34 +146,19 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 func (s *sim) beCalm() {
 	s.calm = true
 	clear(s.blocked)
-	if s.cfg.lasting {
-		s.loseForGood()
-	}
 }
 
-// loseForGood leaves one process out of the group that is to come to rest, if that can do without it.
+// loseForGood ends processes of a group at rest that are not started again, as long as a majority is left.
 func (s *sim) loseForGood() {
-	up := 0
-	for _, v := range s.servers {
-		up += b2i(v.up)
-	}
 	first := s.random.IntN(len(s.replicas))
-	for i := range s.replicas {
-		r := s.replicas[(first+i)%len(s.replicas)]
-		if r.dead && 2*up > len(s.servers) {
-			s.gone[r.index] = true
-			return
+	for left := len(s.servers) - 1; 2*left > len(s.servers); left-- {
+		r := s.replicas[(first+left)%len(s.replicas)]
+		if r.dead || s.lastToServe(r) {
+			continue
 		}
-	}
-	for i := range s.replicas {
-		r := s.replicas[(first+i)%len(s.replicas)]
-		if 2*(up-1) > len(s.servers) && !s.lastToServe(r) {
-			s.gone[r.index] = true
-			s.counts.crashes++
-			s.end(r, "crashes for good")
-			s.servers[r.index].stop()
-			return
-		}
+		s.counts.crashes++
+		s.end(r, "crashes for good")
+		s.servers[r.index].stop()
 	}
 }
 
@@ -208,9 +193,6 @@ func (s *sim) crashed(r *simReplica) {
 	s.servers[i].stop()
 	wait := 1 + s.around(s.cfg.steps(s.cfg.views.SuspectAfter)*pick(s.random, uint64(1), 4, 16)/4)
 	s.after(wait, i, func() {
-		if s.gone[i] {
-			return
-		}
 		s.servers[i].start()
 		s.birth(i, nil, 0)
 	})

@@ -47,7 +47,11 @@ func (s *sim) connect(a, b int) {
 	for i, r := range l.members {
 		l.delay[i] = s.cfg.delay
 		if s.cfg.uneven {
-			l.delay[i] *= pick(s.random, uint64(1), 1, 5, 20)
+			slowest := uint64(20)
+			if s.cfg.dynamic && s.cfg.nodes { // a lane after the other is asked for over it
+				slowest = 8
+			}
+			l.delay[i] *= pick(s.random, 1, 1, 5, slowest)
 		}
 		s.after(s.around(s.cfg.delay), r.index, func() { s.up(l, i) })
 	}

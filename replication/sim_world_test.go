@@ -45,7 +45,6 @@ type sim struct {
 	keys      []simKey
 	ops       []*simOp           // by Op.Tag
 	histories []*history.History // by generation; where views do not change, the first
-	gone      []bool             // by process: it is not started again
 	paused    []uint64           // by process: the step until which it does nothing
 	rates     []int              // by process: how much faster its clock runs, in thousandths
 	uniques   []uint64           // by replica: numbers given out, in all its lives
@@ -176,7 +175,6 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 		hooks.config(&s.cfg)
 	}
 	s.histories = []*history.History{history.New(nil)}
-	s.gone = make([]bool, s.processes())
 	s.paused, s.uniques = make([]uint64, s.processes()), make([]uint64, s.cfg.replicas)
 	s.valid, s.blocked = make(map[simUpdate]bool), make(map[[2]int]uint64)
 	s.ballast = make(map[uint64]int)
@@ -233,6 +231,10 @@ func (s *sim) run() string {
 	s.say("no more faults")
 	s.until(func() bool { return s.active == 0 && s.atRest() }, "the group to come to rest")
 	s.noTimeouts()
+	if s.cfg.lasting && s.wrong == "" {
+		s.loseForGood()
+		s.until(s.atRest, "those who are left to come to rest")
+	}
 	s.readAll()
 	s.readInvalid()
 	s.until(func() bool { return s.active == 0 && s.atRest() }, "the last reads")
