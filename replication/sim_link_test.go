@@ -214,7 +214,12 @@ func (s *sim) take(l *simLink, end int, p simPacket) {
 		return
 	}
 	var m Message
-	if _, err := DecodeMessage(p.bytes, &m); err == nil && (m.Epoch > r.view.Epoch && !s.hooks.dropNewer || len(l.stalled[end]) > 0) {
+	_, err := DecodeMessage(p.bytes, &m)
+	if newer := err == nil && m.Epoch > r.view.Epoch; newer && s.hooks.dropNewer && s.cfg.nodes {
+		s.flying--
+		return
+	}
+	if err == nil && (m.Epoch > r.view.Epoch && !s.hooks.dropNewer || len(l.stalled[end]) > 0) {
 		l.stalled[end] = append(l.stalled[end], p)
 		s.counts.stalled++
 		return

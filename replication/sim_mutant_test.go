@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -30,7 +31,9 @@ type simHooks struct {
 	noLeases         bool // a replica serves in whatever view it has entered
 	dropNewer        bool // messages of views not yet entered are dropped
 	// Of whole nodes:
-	entering func(*simNode) // is about to enter a view
+	entering     func(*simNode)                // is about to enter a view
+	housekeeping func(*simNode)                // is about to do what it does now and then
+	peerUp       func(*simNode, Member) func() // has a new channel; the result is called after it
 
 	clientsOnly bool // nothing is checked but what clients have seen
 }
@@ -284,7 +287,7 @@ func TestSimulationCatches(t *testing.T) {
 	if *simMutate != 0 {
 		seeds = *simMutate
 	}
-	for _, m := range simMutants {
+	for _, m := range slices.Concat(simMutants, simNodeMutants) {
 		if m.rare && *simMutate == 0 {
 			continue
 		}

@@ -195,6 +195,9 @@ func (d *simNode) Close() error { return nil }
 
 func (d *simNode) PeerUp(peer Member) error {
 	d.up |= bit(peer.Number)
+	if hook := d.r.s.hooks.peerUp; hook != nil {
+		defer hook(d, peer)()
+	}
 	return d.node.PeerUp(peer)
 }
 
@@ -252,6 +255,9 @@ func (d *simNode) tick() {
 	d.r.s.counts.putOff += b2i(d.node.credit.short.Load())
 	d.node.tickLanes(&d.pass)
 	if d.r.ticks%ticksToIdle == 0 {
+		if hook := d.r.s.hooks.housekeeping; hook != nil {
+			hook(d)
+		}
 		d.node.keepHouse(simNow, &d.pass)
 	}
 	d.node.Flush()
