@@ -202,6 +202,9 @@ func (l *Lane) onVAL(m *Message) {
 	if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
 		return
 	}
+	if l.catching && it.Finisher != m.From.Number {
+		return // it may be of before a delete that is forgotten here (catchup.go)
+	}
 	l.validate(hash, m.Key, it)
 	if q := l.queues.find(hash, m.Key); q != nil {
 		q.yield &^= bit(m.From.Number) // the member that had lost has had its turn

@@ -258,3 +258,53 @@ func TestAddAfterReturn(t *testing.T) {
 	}
 	w.wantStatus(t, "a's add", add, Stored)
 }
+
+// TestForgottenDelete: an update of a member gone is replayed by a, b and c, and deleted by a, and c, which catches up, has forgotten the delete when b's
+// replay comes. It cannot know better than to store it. But what has been acknowledged and said before the delete must not make it valid.
+func TestForgottenDelete(t *testing.T) {
+	for _, late := range []string{"acknowledgements", "VAL of another replay"} {
+		t.Run(late, func(t *testing.T) {
+			rs := newReplicas(3, eager)
+			a, b, c := rs[0].self, rs[1].self, rs[2]
+			members := []Member{a, b, c.self}
+			c.lane.SetView(View{Epoch: 1, Self: c.self, Members: members, CatchingUp: bit(c.self.Number)})
+			for _, peer := range members[:2] {
+				c.lane.PeerUp(peer)
+			}
+			receive := func(from Member, m Message) {
+				m.From, m.Epoch, m.Clock = from, 1, 9
+				c.lane.Receive(&m)
+			}
+			receive(a, Message{Kind: MARK})
+			receive(b, Message{Kind: MARK})
+			key, gone := []byte("k"), uint8(9)
+			write := table.Timestamp{Write: 3<<8 | uint64(gone)}
+			deleted := table.Timestamp{Write: write.Write, Step: 1<<8 | 1}
+			receive(a, Message{Kind: ENTRY, Key: key, Value: []byte("1"), TS: write, Bits: BitInvalid, Finisher: gone})
+			replay := c.sent[len(c.sent)-1].m
+			if replay.Kind != INV || replay.Bits&BitReplay == 0 {
+				t.Fatalf("c sends %s instead of its replay", showMessage(replay))
+			}
+			id := replay.ID
+			receive(a, Message{Kind: INV, Key: key, TS: deleted, Bits: BitTombstone, ID: 1})
+			receive(a, Message{Kind: VAL, Key: key, TS: deleted})
+			if it, _, state := c.peek("k"); state != keyAbsent {
+				t.Fatalf("c still holds %s: the execution is not what it was", showTS(it.TS))
+			}
+			receive(b, Message{Kind: INV, Key: key, Value: []byte("1"), TS: write, Bits: BitReplay, ID: 1})
+			if late == "acknowledgements" {
+				receive(a, Message{Kind: ACK, TS: write, ID: id})
+				receive(b, Message{Kind: ACK, TS: write, ID: id})
+			} else {
+				receive(a, Message{Kind: VAL, Key: key, TS: write})
+			}
+			if it, _, _ := c.peek("k"); it.TS != write || it.State&table.Invalid == 0 {
+				t.Errorf("c holds k with %s in state %d: it was deleted", showTS(it.TS), it.State)
+			}
+			receive(b, Message{Kind: STATE, Key: key, TS: write, Bits: BitAbsent})
+			if it, _, _ := c.peek("k"); it.State&(table.Invalid|table.Tombstone) == table.Invalid {
+				t.Errorf("b has said that k is absent, and c holds it in state %d", it.State)
+			}
+		})
+	}
+}
