@@ -1,7 +1,6 @@
 package replication
 
 import (
-	"bytes"
 	"math/bits"
 
 	"hermesd/table"
@@ -165,17 +164,6 @@ func (l *Lane) onENTRY(m *Message) {
 	case m.Finisher == l.self && !l.finishing(hash, m.Key, m.TS) && l.find(hash, m.Key, it) == keyInvalid:
 		l.replay(hash, m.Key, it)
 	}
-}
-
-// finishing reports whether this member has the update in flight. If it has not, though others take it for the finisher, it has replayed the update, which was
-// over already: another had replayed it too, and the streamer has stored what came late as something new, as a member does that catches up.
-func (l *Lane) finishing(hash uint64, key []byte, ts table.Timestamp) bool {
-	for _, op := range l.flight.slots {
-		if op != nil && op.Hash == hash && op.ts == ts && bytes.Equal(op.Key, key) {
-			return true
-		}
-	}
-	return false
 }
 
 func (l *Lane) onFloorENTRY(m *Message) {

@@ -227,6 +227,9 @@ func (l *Lane) onPROBE(m *Message) {
 	}
 	switch state {
 	case keyInvalid:
+		if it.TS == m.TS && it.TS != l.floor.ts && it.Finisher != l.self && !l.finishing(hash, m.Key, it.TS) {
+			l.replay(hash, m.Key, it) // who asks takes this member for its finisher, and perhaps this member takes the other
+		}
 		return // still under way: its end will be told
 	case keyAbsent:
 		if m.TS.Version() > l.dropped.Version() && m.TS.Compare(l.floor.ts) > 0 {

@@ -308,3 +308,22 @@ func TestForgottenDelete(t *testing.T) {
 		})
 	}
 }
+
+// TestFinishersOfEachOther: b and c, which catch up, have each stored the other's replay of an update that is over, as something new. Each takes the other
+// for its finisher. Who is asked finishes it.
+func TestFinishersOfEachOther(t *testing.T) {
+	w := newPair()
+	ts := table.Timestamp{Write: 1<<8 | 9}
+	for i, r := range w.rs {
+		other := w.rs[1-i].self.Number
+		if err := r.items.Put(table.Hash([]byte("k")), []byte("k"), &table.Item{TS: ts, State: table.Invalid, Finisher: other}, []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := w.submit(0, &request{kind: OpGet, key: "k"})
+	for range 4 {
+		w.rs[0].lane.Tick()
+		w.pump()
+	}
+	w.wantStatus(t, "the get", get, Hit)
+}

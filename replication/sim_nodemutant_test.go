@@ -28,8 +28,8 @@ var simNodeMutants = []simMutant{
 	{name: "a channel with something of a newer view is not held, and that is dropped", views: true, why: "it stalls its channel", mutate: func() simHooks {
 		return simHooks{dropNewer: true, config: (*simConfig).onlyNodesInViews}
 	}},
-	{name: "what waits for memory is dropped when a view is entered", views: true, why: "what was received is counted, whatever view it is of", mutate: func() simHooks {
-		return simHooks{config: (*simConfig).fullNodesInViews, entering: func(d *simNode) {
+	{name: "what waits for memory is dropped", views: true, why: "what has come is acknowledged, when there is memory", mutate: func() simHooks {
+		return simHooks{config: (*simConfig).fullNodesInViews, housekeeping: func(d *simNode) {
 			for number := range d.node.membership.stalls {
 				d.node.membership.stalls[number].clear()
 			}
@@ -48,15 +48,12 @@ var simNodeMutants = []simMutant{
 			return true
 		}}
 	}},
-	{name: "a member that serves does not ask its peers for room, nor makes it", views: true, why: "memory is made ahead of need, or grants end", mutate: func() simHooks {
-		return simHooks{config: (*simConfig).fullNodesInViews, housekeeping: func(d *simNode) { d.node.room.evicts.Store(false) }}
-	}},
 }
 
 // fullNodesInViews makes every configuration one of nodes whose memory is in demand.
 func (c *simConfig) fullNodesInViews() {
 	c.onlyNodesInViews()
-	c.noEvict, c.memory, c.shrinks, c.busy, c.valueBytes = false, simMemory, false, 150, 600
+	c.fill()
 }
 
 // shrinkingNodesInViews makes every configuration one in which later processes have less memory.

@@ -47,7 +47,15 @@ func drawNodesInViews(seed uint64) simConfig {
 	if c.noEvict && c.timing.Timeout == 0 {
 		c.timing.Timeout = 240
 	}
+	if random.IntN(4) == 0 {
+		c.fill()
+	}
 	return c
+}
+
+// fill has busybodies begin many small updates in all lanes at once: each may take a segment.
+func (c *simConfig) fill() {
+	c.noEvict, c.memory, c.shrinks, c.busy, c.valueBytes = false, simMemory, false, 150, 600
 }
 
 // onlyNodesInViews makes every configuration one of whole nodes whose views change.

@@ -63,6 +63,11 @@ func TestSimulationOfNodes(t *testing.T) {
 	simTest{name: "TestSimulationOfNodes", long: 100, short: 15, nodes: true, hooks: simHooks{config: (*simConfig).onlyNodesInViews}}.run(t)
 }
 
+// TestSimulationOfFullNodes is the same, where memory is in great demand.
+func TestSimulationOfFullNodes(t *testing.T) {
+	simTest{name: "TestSimulationOfFullNodes", long: 15, short: 3, nodes: true, hooks: simHooks{config: (*simConfig).fullNodesInViews}}.run(t)
+}
+
 func (st simTest) run(t *testing.T) {
 	if *simSeed != 0 {
 		trace := &simTrace{last: tracedLines}
@@ -98,7 +103,7 @@ func (st simTest) run(t *testing.T) {
 	}
 	t.Logf("%d seeds from %d: %d events, %d operations in %v", n, *simFrom, events.Load(), ops.Load(), time.Since(began).Round(time.Millisecond))
 	t.Logf("what has come about:\n%v", &totals)
-	if never := totals.never(st.nodes); len(never) > 0 && n >= min(300, st.long) && len(bad) == 0 {
+	if never := totals.never(st.nodes); len(never) > 0 && n >= min(300, 2*st.long) && len(bad) == 0 {
 		t.Errorf("in none of %d seeds: %s", n, strings.Join(never, ", "))
 	}
 }
