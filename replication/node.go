@@ -483,14 +483,15 @@ func (nl *nodeLane) settle() {
 }
 
 // isFullFor reports whether op stores a new value that there is no room for. Without evictions, what is stored while members are away is there still when
-// they return: the reserve of the whole group is kept at all times, or it would not fit into a replica that catches up.
+// they return: the reserve of the whole group is kept at all times, and what a replica that catches up wants free for an entry, or it would not fit there.
 func (n *Node) isFullFor(op *Op) bool {
 	switch op.Kind {
 	case OpSet, OpAdd, OpReplace, OpAppend, OpPrepend, OpCAS:
 		if n.alone {
 			return false // Put knows best
 		}
-		return int64(n.table.FreeBytes())-n.credit.reserve(max(n.peerCount(), n.cfg.Replicas-1)) < itemCost(len(op.Key), len(op.Value))
+		peers := max(n.peerCount(), n.cfg.Replicas-1)
+		return int64(n.table.FreeBytes())-n.credit.reserve(peers)-n.aheadBytes(peers) < itemCost(len(op.Key), len(op.Value))
 	}
 	return false
 }

@@ -28,8 +28,8 @@ var simNodeMutants = []simMutant{
 	{name: "a channel with something of a newer view is not held, and that is dropped", views: true, why: "it stalls its channel", mutate: func() simHooks {
 		return simHooks{dropNewer: true, config: (*simConfig).onlyNodesInViews}
 	}},
-	{name: "what waits for memory is dropped", views: true, why: "what has come is acknowledged, when there is memory", mutate: func() simHooks {
-		return simHooks{config: (*simConfig).fullNodesInViews, housekeeping: func(d *simNode) {
+	{name: "what waits for memory is dropped when a view is entered", views: true, why: "what has come is counted, whatever view it is of", mutate: func() simHooks {
+		return simHooks{config: (*simConfig).shrinkingNodesInViews, entering: func(d *simNode) {
 			for number := range d.node.membership.stalls {
 				d.node.membership.stalls[number].clear()
 			}

@@ -37,6 +37,9 @@ func drawNodesInViews(seed uint64) simConfig {
 	c.memory = pick(random, uint64(simMemory), simMemory*5/4, simMemory*3/2)
 	c.shrinks = !c.noEvict && c.memory > simMemory && random.IntN(4) > 0
 	c.busy = pick(random, 0, 10, 40, 150)
+	if c.noEvict { // in smaller tables, rounding to segments is more than what is kept free
+		c.memory = 2 * simMemory
+	}
 	c.lasting = random.IntN(2) == 0
 	if c.replicas > 3 { // every channel and every view costs so many messages
 		c.breaks, c.crashes, c.partitions = 3*c.breaks, 3*c.crashes, 3*c.partitions

@@ -22,10 +22,12 @@ import (
 //	sim_views_test.go    lives of replicas, views, leases, catching up
 //	sim_raft_test.go     the control plane: elections, a log, the real views.Leader
 //	sim_node_test.go     a replica that is a Node over a real table
+//	sim_nodeviews_test.go the same, whose view changes; credit at the end
+//	sim_busy_test.go     clients that fill the memory of nodes
 //	sim_client_test.go   clients, and the history
 //	sim_fault_test.go    pauses, refusals, evictions
 //	sim_check_test.go    what is checked in every step and at the end
-//	sim_mutant_test.go   what the simulation must catch
+//	sim_mutant_test.go   what the simulation must catch; sim_nodemutant_test.go of nodes whose views change
 //	sim_test.go          the tests
 
 // sim is one execution.
