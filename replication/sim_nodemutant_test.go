@@ -18,7 +18,7 @@ var simNodeMutants = []simMutant{
 			}
 		}}
 	}},
-	{name: "a new life goes on with the credit of the old one", views: true, why: "a channel begins with nothing granted", mutate: func() simHooks {
+	{name: "a new life goes on with the credit of the old one", views: true, long: true, why: "a channel begins with nothing granted", mutate: func() simHooks {
 		return simHooks{config: (*simConfig).onlyNodesInViews, peerUp: func(d *simNode, peer Member) func() {
 			c := &d.node.credit
 			limit := c.limit[peer.Number]
@@ -28,7 +28,7 @@ var simNodeMutants = []simMutant{
 	{name: "a channel with something of a newer view is not held, and that is dropped", views: true, why: "it stalls its channel", mutate: func() simHooks {
 		return simHooks{dropNewer: true, config: (*simConfig).onlyNodesInViews}
 	}},
-	{name: "what waits for memory is dropped when a view is entered", views: true, why: "what has come is counted, whatever view it is of", mutate: func() simHooks {
+	{name: "what waits for memory is dropped when a view is entered", views: true, long: true, why: "what has come is counted, whatever view it is of", mutate: func() simHooks {
 		return simHooks{config: (*simConfig).shrinkingNodesInViews, entering: func(d *simNode) {
 			for number := range d.node.membership.stalls {
 				d.node.membership.stalls[number].clear()
