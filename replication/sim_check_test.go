@@ -173,7 +173,7 @@ func (s *sim) checkDurable(o *simOp, op *Op) {
 			continue
 		}
 		for _, v := range r.lanes {
-			if unchanged := op.Kind == OpTouch || op.Kind == OpGat; unchanged && v.lane.incomplete() {
+			if unchanged := op.Kind == OpTouch || op.Kind == OpGat; unchanged && (v.lane.incomplete() || v.lane.epoch == 0) {
 				continue // it may have found the exptime as it wants it, in its last run
 			}
 			if op.Kind != OpFlush && v == r.viewOf(s.keyNamed(o.in.Key)) && !v.knows(o.in.Key, op.ts) {
