@@ -50,7 +50,7 @@ type simMutant struct {
 	unseen bool
 	// rare mutants do harm only where several things come together, and take long: `make mutate`.
 	rare bool
-	// long mutants take some seconds, and are not for -short.
+	// long mutants take some seconds, and are not for -short, nor for the race detector, which has nothing to find in one goroutine.
 	long bool
 	// views: the mutant is one of groups whose views change.
 	views bool
@@ -290,7 +290,7 @@ func TestSimulationCatches(t *testing.T) {
 		seeds = *simMutate
 	}
 	for _, m := range slices.Concat(simMutants, simNodeMutants) {
-		if m.rare && *simMutate == 0 || m.long && testing.Short() {
+		if m.rare && *simMutate == 0 || m.long && (testing.Short() || raceEnabled) {
 			continue
 		}
 		t.Run(m.name, func(t *testing.T) {

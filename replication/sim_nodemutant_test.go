@@ -3,13 +3,13 @@ package replication
 // simNodeMutants are broken nodes: what they do with memory when views change. All of them are caught by states, not by what clients have seen: who loses
 // credit or room does not answer wrongly, but one day not at all.
 var simNodeMutants = []simMutant{
-	{name: "what a member that left was promised is kept for ever", views: true, why: "a view change gives credit back", mutate: func() simHooks {
+	{name: "what a member that left was promised is kept for ever", views: true, long: true, why: "a view change gives credit back", mutate: func() simHooks {
 		return simHooks{housekeeping: func(d *simNode) { d.node.membership.left.Store(0) }, config: func(c *simConfig) {
 			c.onlyNodesInViews()
 			c.lasting, c.replicas = true, 3
 		}}
 	}},
-	{name: "what a member was promised is counted for its next life too", views: true, why: "a promise is given once to a number", mutate: func() simHooks {
+	{name: "what a member was promised is counted for its next life too", views: true, long: true, why: "a promise is given once to a number", mutate: func() simHooks {
 		return simHooks{config: (*simConfig).onlyNodesInViews, entering: func(d *simNode) {
 			for number := range d.node.credit.peers {
 				if p := &d.node.credit.peers[number]; d.node.membership.left.Load()&bit(uint8(number)) != 0 {
@@ -25,7 +25,7 @@ var simNodeMutants = []simMutant{
 			return func() { c.came(peer.Number, limit) }
 		}}
 	}},
-	{name: "a channel with something of a newer view is not held, and that is dropped", views: true, why: "it stalls its channel", mutate: func() simHooks {
+	{name: "a channel with something of a newer view is not held, and that is dropped", views: true, long: true, why: "it stalls its channel", mutate: func() simHooks {
 		return simHooks{dropNewer: true, config: (*simConfig).onlyNodesInViews}
 	}},
 	{name: "what waits for memory is dropped when a view is entered", views: true, long: true, why: "what has come is counted, whatever view it is of", mutate: func() simHooks {
@@ -35,10 +35,10 @@ var simNodeMutants = []simMutant{
 			}
 		}}
 	}},
-	{name: "NEEDROOM is ignored", views: true, why: "a joiner that may not evict has others do it", mutate: func() simHooks {
+	{name: "NEEDROOM is ignored", views: true, long: true, why: "a joiner that may not evict has others do it", mutate: func() simHooks {
 		return simHooks{config: (*simConfig).shrinkingNodesInViews, receive: func(_ *sim, _ *simReplica, m *Message) bool { return m.Kind == NEEDROOM }}
 	}},
-	{name: "a joiner fills its memory with entries", views: true, why: "entries come without credit: what others were promised is not for them", mutate: func() simHooks {
+	{name: "a joiner fills its memory with entries", views: true, long: true, why: "entries come without credit: what others were promised is not for them", mutate: func() simHooks {
 		return simHooks{config: (*simConfig).shrinkingNodesInViews, receive: func(_ *sim, at *simReplica, m *Message) bool {
 			if m.Kind != ENTRY {
 				return false
