@@ -42,8 +42,9 @@ fuzz: ## every parser and decoder for FUZZTIME each
 
 SOAKTIME ?= 10m
 SOAKFROM ?= $(shell date +%s)000
-soak: ## groups simulated from new seeds for SOAKTIME; a seed that fails is printed with the command that repeats it
-	$(GO) test ./replication -run 'TestSimulation$$' -v -timeout 0 -sim.from=$(SOAKFROM) -sim.runs=1 -sim.for=$(SOAKTIME)
+SOAKTEST ?= TestSimulation
+soak: ## groups simulated from new seeds for SOAKTIME (SOAKTEST: of which kind); a seed that fails is printed with the command that repeats it
+	$(GO) test ./replication -run '$(SOAKTEST)$$' -v -timeout 0 -sim.from=$(SOAKFROM) -sim.runs=1 -sim.for=$(SOAKTIME)
 
 MUTATESEEDS ?= 6000
 mutate: ## every broken world and engine of the simulation, until a seed catches it, also the ones that do harm rarely: some minutes

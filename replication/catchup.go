@@ -15,7 +15,8 @@ import (
 // a FETCH that it gets later is as new. It may be dropped like others if it was valid before the FETCH was sent whose answer is awaited. (To keep them
 // all until the lane is complete would take memory without bound, where others evict meanwhile.) D stays zero even so: an update of a key that
 // has not come yet may be of any version. An update sent again for a key whose tombstone is gone is stored then, invalid, and its sender, when it is
-// asked, says what became of it.
+// asked, says what became of it. Nobody else does: what another member, or this one, has learnt of its own replay of that update may be of before
+// the delete. So the update is validated by its finisher alone.
 
 // join is how far a lane has come in catching up.
 type join struct {
@@ -155,10 +156,13 @@ func (l *Lane) onENTRY(m *Message) {
 	it.State |= table.Invalid
 	it.Finisher = m.Finisher
 	l.mustPut(hash, m.Key, it, m.Value)
-	if !invalid {
+	switch {
+	case !invalid:
 		l.revalidate(hash, m.Key)
-	} else if l.gone(m.Finisher) {
+	case l.gone(m.Finisher):
 		l.pursue(hash, m.Key)
+	case m.Finisher == l.self && !l.finishing(hash, m.Key, m.TS) && l.find(hash, m.Key, it) == keyInvalid:
+		l.replay(hash, m.Key, it)
 	}
 }
 

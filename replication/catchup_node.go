@@ -14,6 +14,14 @@ type catchUp struct {
 	stop    chan struct{} // nil: not running
 	stopped sync.WaitGroup
 	again   chan struct{}
+	fetcher *fetcher
+	chunk   uint32 // bytes asked for at a time
+}
+
+// fetcher is one who fetches, from begin to finish.
+type fetcher struct {
+	began time.Time // zero: it has been said that all has come
+	next  time.Time // when the pace allows the next chunk
 }
 
 const (
@@ -29,8 +37,11 @@ func (c *catchUp) begin(n *Node) {
 	defer c.mu.Unlock()
 	if c.stop == nil {
 		c.stop, c.again = make(chan struct{}), make(chan struct{}, 1)
-		stop, again := c.stop, c.again
-		c.stopped.Go(func() { n.fetchLanes(stop, again) })
+		now := n.now()
+		c.fetcher = &fetcher{began: now, next: now}
+		if stop, again, f := c.stop, c.again, c.fetcher; n.driven {
+			c.stopped.Go(func() { n.fetchLanes(f, stop, again) })
+		}
 	}
 	c.wakeLocked()
 }
@@ -68,9 +79,7 @@ func (c *catchUp) end() {
 }
 
 // fetchLanes is catchUp's goroutine.
-func (n *Node) fetchLanes(stop, again <-chan struct{}) {
-	const pause = fetchBytes * time.Second / catchUpRate
-	began, next := time.Now(), time.Now()
+func (n *Node) fetchLanes(f *fetcher, stop, again <-chan struct{}) {
 	timer := time.NewTimer(0)
 	defer timer.Stop()
 	for {
@@ -80,24 +89,31 @@ func (n *Node) fetchLanes(stop, again <-chan struct{}) {
 		case <-again:
 		case <-timer.C:
 		}
-		for done := false; !done; {
-			if wait := time.Until(next); wait > 0 {
-				timer.Reset(wait)
-				break
-			}
-			if done = !n.fetchOne(); !done {
-				if late := time.Now().Add(-catchUpSlack); next.Before(late) {
-					next = late
-				}
-				next = next.Add(pause)
-			}
-		}
-		n.Flush()
-		if !began.IsZero() && n.Status().CaughtUp {
-			n.log.Info().Dur("took", time.Since(began)).Msg("memory is complete; waiting to be let serve")
-			began = time.Time{}
+		if wait := n.fetchDue(f); wait > 0 {
+			timer.Reset(wait)
 		}
 	}
+}
+
+// fetchDue asks for what the pace allows, and returns how long to wait for the next chunk's turn; 0: until an answer has come (catchUp.wake).
+func (n *Node) fetchDue(f *fetcher) (wait time.Duration) {
+	const pause = fetchBytes * time.Second / catchUpRate
+	for {
+		now := n.now()
+		if wait = f.next.Sub(now); wait > 0 || !n.fetchOne() {
+			break
+		}
+		if late := now.Add(-catchUpSlack); f.next.Before(late) {
+			f.next = late
+		}
+		f.next = f.next.Add(pause)
+	}
+	n.Flush()
+	if !f.began.IsZero() && n.Status().CaughtUp {
+		n.log.Info().Dur("took", n.now().Sub(f.began)).Msg("memory is complete; waiting to be let serve")
+		f.began = time.Time{}
+	}
+	return max(0, wait)
 }
 
 // fetchOne asks for a chunk of the first lane that needs one, unless enough is asked for.
@@ -108,7 +124,7 @@ func (n *Node) fetchOne() bool {
 		nl.lock()
 		if nl.lane.Fetching() {
 			asked++
-		} else if from := nl.lane.streamer(); from != 0 && nl.lane.Fetch(from, fetchBytes) {
+		} else if from := nl.lane.streamer(); from != 0 && nl.lane.Fetch(from, n.catchUp.chunk) {
 			nl.unlock(nil)
 			return true
 		}

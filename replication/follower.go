@@ -203,6 +203,9 @@ func (l *Lane) onVAL(m *Message) {
 	if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
 		return
 	}
+	if l.catching && it.Finisher != m.From.Number {
+		return // it may be of before a delete that is forgotten here (catchup.go)
+	}
 	l.validate(hash, m.Key, it)
 	l.traceReceived(StepVAL, hash, m.Key, m)
 	if q := l.queues.find(hash, m.Key); q != nil {
@@ -226,6 +229,9 @@ func (l *Lane) onPROBE(m *Message) {
 	}
 	switch state {
 	case keyInvalid:
+		if it.TS == m.TS && it.TS != l.floor.ts && it.Finisher != l.self && !l.finishing(hash, m.Key, it.TS) {
+			l.replay(hash, m.Key, it) // who asks takes this member for its finisher, and perhaps this member takes the other
+		}
 		return // still under way: its end will be told
 	case keyAbsent:
 		if m.TS.Version() > l.dropped.Version() && m.TS.Compare(l.floor.ts) > 0 {

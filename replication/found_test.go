@@ -154,7 +154,7 @@ func lonely(t *testing.T) *Node {
 	}
 	n.transport = discard{}
 	n.Enter(viewOf(n.self, Member{Number: 2, Incarnation: 102}))
-	(&simNode{node: n}).fill()
+	fillTable(n, 1, 1<<30)
 	return n
 }
 
@@ -201,4 +201,129 @@ func TestMissWaitsForFlush(t *testing.T) {
 	if got := view(); got != ReadMiss {
 		t.Errorf("after the flush: read status %d", got)
 	}
+}
+
+// TestEntryOfOneself: b and c have both replayed a delete of a member gone, and c's replay is refused, as it is over everywhere by then. But at a,
+// which catches up too, it was stored as something new that c has in flight; and so a tells c. c does not have it in flight, and nobody else will
+// finish it: c has to.
+func TestEntryOfOneself(t *testing.T) {
+	w := newPair()
+	a, c := w.rs[0], w.rs[1]
+	view := View{Epoch: 2, Members: []Member{a.self, c.self}, CatchingUp: bit(c.self.Number)}
+	for _, r := range w.rs {
+		view.Self = r.self
+		r.lane.SetView(view)
+	}
+	w.pump()
+	ts := table.Timestamp{Write: 1<<8 | 9, Step: 1<<8 | 9}
+	if err := a.items.Put(table.Hash([]byte("k")), []byte("k"), &table.Item{TS: ts, State: table.Invalid | table.Tombstone, Finisher: c.self.Number}, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !c.lane.Fetch(a.self.Number, 1<<10) {
+		t.Fatal("c cannot fetch")
+	}
+	w.pump()
+	for _, r := range w.rs {
+		if it, _, _ := r.peek("k"); it.State&table.Invalid != 0 {
+			t.Errorf("replica %d holds k invalid with %s, finisher %d, and nothing is under way", r.self.Number, showTS(it.TS), it.Finisher)
+		}
+	}
+}
+
+// TestAddAfterReturn: b has begun anew, and its clock was behind. When it has caught up with a's again, which nothing else has moved meanwhile, an add that
+// waits for that is run.
+func TestAddAfterReturn(t *testing.T) {
+	w := newPair()
+	a := w.rs[0]
+	for _, kind := range []OpKind{OpSet, OpDelete, OpAdd} {
+		w.submit(0, &request{kind: kind, key: "k", value: "1"})
+		w.pump()
+	}
+	w.rs[1] = newReplicas(2, eager)[1]
+	b := w.rs[1]
+	b.self.Incarnation++
+	for _, r := range w.rs {
+		r.lane.SetView(View{Epoch: 2, Self: r.self, Members: []Member{a.self, b.self}, CatchingUp: bit(b.self.Number)})
+	}
+	w.reconnect()
+	if a.lane.stable() >= a.lane.clock {
+		t.Fatal("b's clock is not behind: the execution is not what it was")
+	}
+	w.tags = 100
+	add := w.submit(0, &request{kind: OpAdd, key: "j", value: "1"})
+	w.pump()
+	for range 4 {
+		a.lane.Tick()
+		w.pump()
+	}
+	w.wantStatus(t, "a's add", add, Stored)
+}
+
+// TestForgottenDelete: an update of a member gone is replayed by a, b and c, and deleted by a, and c, which catches up, has forgotten the delete when b's
+// replay comes. It cannot know better than to store it. But what has been acknowledged and said before the delete must not make it valid.
+func TestForgottenDelete(t *testing.T) {
+	for _, late := range []string{"acknowledgements", "VAL of another replay"} {
+		t.Run(late, func(t *testing.T) {
+			rs := newReplicas(3, eager)
+			a, b, c := rs[0].self, rs[1].self, rs[2]
+			members := []Member{a, b, c.self}
+			c.lane.SetView(View{Epoch: 1, Self: c.self, Members: members, CatchingUp: bit(c.self.Number)})
+			for _, peer := range members[:2] {
+				c.lane.PeerUp(peer)
+			}
+			receive := func(from Member, m Message) {
+				m.From, m.Epoch, m.Clock = from, 1, 9
+				c.lane.Receive(&m)
+			}
+			receive(a, Message{Kind: MARK})
+			receive(b, Message{Kind: MARK})
+			key, gone := []byte("k"), uint8(9)
+			write := table.Timestamp{Write: 3<<8 | uint64(gone)}
+			deleted := table.Timestamp{Write: write.Write, Step: 1<<8 | 1}
+			receive(a, Message{Kind: ENTRY, Key: key, Value: []byte("1"), TS: write, Bits: BitInvalid, Finisher: gone})
+			replay := c.sent[len(c.sent)-1].m
+			if replay.Kind != INV || replay.Bits&BitReplay == 0 {
+				t.Fatalf("c sends %s instead of its replay", showMessage(replay))
+			}
+			id := replay.ID
+			receive(a, Message{Kind: INV, Key: key, TS: deleted, Bits: BitTombstone, ID: 1})
+			receive(a, Message{Kind: VAL, Key: key, TS: deleted})
+			if it, _, state := c.peek("k"); state != keyAbsent {
+				t.Fatalf("c still holds %s: the execution is not what it was", showTS(it.TS))
+			}
+			receive(b, Message{Kind: INV, Key: key, Value: []byte("1"), TS: write, Bits: BitReplay, ID: 1})
+			if late == "acknowledgements" {
+				receive(a, Message{Kind: ACK, TS: write, ID: id})
+				receive(b, Message{Kind: ACK, TS: write, ID: id})
+			} else {
+				receive(a, Message{Kind: VAL, Key: key, TS: write})
+			}
+			if it, _, _ := c.peek("k"); it.TS != write || it.State&table.Invalid == 0 {
+				t.Errorf("c holds k with %s in state %d: it was deleted", showTS(it.TS), it.State)
+			}
+			receive(b, Message{Kind: STATE, Key: key, TS: write, Bits: BitAbsent})
+			if it, _, _ := c.peek("k"); it.State&(table.Invalid|table.Tombstone) == table.Invalid {
+				t.Errorf("b has said that k is absent, and c holds it in state %d", it.State)
+			}
+		})
+	}
+}
+
+// TestFinishersOfEachOther: b and c, which catch up, have each stored the other's replay of an update that is over, as something new. Each takes the other
+// for its finisher. Who is asked finishes it.
+func TestFinishersOfEachOther(t *testing.T) {
+	w := newPair()
+	ts := table.Timestamp{Write: 1<<8 | 9}
+	for i, r := range w.rs {
+		other := w.rs[1-i].self.Number
+		if err := r.items.Put(table.Hash([]byte("k")), []byte("k"), &table.Item{TS: ts, State: table.Invalid, Finisher: other}, []byte("1")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	get := w.submit(0, &request{kind: OpGet, key: "k"})
+	for range 4 {
+		w.rs[0].lane.Tick()
+		w.pump()
+	}
+	w.wantStatus(t, "the get", get, Hit)
 }

@@ -119,9 +119,9 @@ func (n *Node) Enter(v views.View) {
 	} else {
 		n.catchUp.finish()
 	}
+	n.admitAgain(&pass)
 	n.Flush()
 	pass.end()
-	n.admitAgain(nil)
 }
 
 // listPeers has channels set up with the view's members. What a new one may send is settled between the two of them.
@@ -156,7 +156,7 @@ func (ms *membership) entered(v views.View, peers uint64) {
 	n := ms.node
 	ms.mu.Lock()
 	defer ms.mu.Unlock()
-	now := time.Now()
+	now := n.now()
 	for _, r := range v.Members {
 		if !ms.view.Has(r.Member) {
 			ms.connected &^= bit(r.Number)
@@ -256,8 +256,7 @@ func (n *Node) Restart(self Member) {
 		nl.lock()
 		nl.lane.Abandon("the replica was removed from its group: whether this was done is not known")
 		nl.items.Clear()
-		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
-		nl.lane.TraceTo(n.cfg.Tracer)
+		nl.lane = n.engine(i)
 		nl.unlock(nil)
 	}
 	n.credit.clear()
@@ -275,7 +274,7 @@ func (n *Node) Status() views.Status {
 	ms := &n.membership
 	ms.mu.Lock()
 	s := views.Status{Epoch: ms.epoch.Load()}
-	now := time.Now()
+	now := n.now()
 	for set := ms.peers.Load() &^ ms.connected; set != 0; set &= set - 1 {
 		if number := lowest(set); now.Sub(ms.downAt[number]) > n.cfg.Unreachable/2 {
 			s.Unreachable |= bit(number)
@@ -416,7 +415,7 @@ func (n *Node) PeerDown(peer Member, err error) {
 	defer ms.mu.Unlock()
 	if ms.connected&bit(peer.Number) != 0 {
 		ms.connected &^= bit(peer.Number)
-		ms.downAt[peer.Number] = time.Now()
+		ms.downAt[peer.Number] = n.now()
 		n.log.Debug().Uint8("peer", peer.Number).Err(err).Msg("replica disconnected")
 	}
 	n.catchUp.wake()
@@ -505,9 +504,7 @@ func (n *Node) keepTime() {
 		busy := n.tickLanes(&pass)
 		if now := time.Now(); now.Sub(lastCheck) >= tickIdle {
 			lastCheck = now
-			n.forgetSettled()
-			n.reserveUnique()
-			n.keepRoom(uint32(now.Unix()), &pass)
+			n.keepHouse(uint32(now.Unix()), &pass)
 		}
 		n.Flush()
 		pass.end()
@@ -534,6 +531,13 @@ func (n *Node) keepTime() {
 		}
 		n.membership.asleep.Store(false)
 	}
+}
+
+// keepHouse does what is due every tickIdle, now and then in Unix seconds.
+func (n *Node) keepHouse(now uint32, pass *pass) {
+	n.forgetSettled()
+	n.reserveUnique()
+	n.keepRoom(now, pass)
 }
 
 func (n *Node) anyBusy() bool {

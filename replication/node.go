@@ -49,6 +49,9 @@ type Node struct {
 	transport Transport
 	log       zerolog.Logger
 	ops       sync.Pool
+	now       func() time.Time // for what is measured between events of the group, and paced; the simulation has its own
+	engine    func(lane int) *Lane
+	driven    bool // goroutines of the node's own call keepHouse, tickLanes and fetchDue; without, who has assembled it does
 
 	unique    atomic.Uint64
 	uniqueEnd atomic.Uint64 // numbers from here on have not been reserved
@@ -105,6 +108,7 @@ func New(cfg Config) (*Node, error) {
 		}
 		return nil, err
 	}
+	n.driven = true
 	if n.alone {
 		n.membership.lease.Store(forever)
 		n.Enter(views.View{Epoch: 1, Members: []views.Replica{{Member: n.self, Serving: true}}})
@@ -135,7 +139,13 @@ func assemble(cfg Config) (*Node, error) {
 	if cfg.Self.Number > MaxMember {
 		return nil, fmt.Errorf("replica number %d is not in 1..%d", cfg.Self.Number, MaxMember)
 	}
-	n := &Node{table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}), alone: cfg.Self == Member{}}
+	n := &Node{table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}), alone: cfg.Self == Member{}, now: time.Now}
+	n.engine = func(lane int) *Lane {
+		nl := &n.lanes[lane]
+		l := NewLane(uint8(lane), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
+		l.TraceTo(n.cfg.Tracer)
+		return l
+	}
 	if n.alone {
 		cfg.Self = Member{Number: 1, Incarnation: uint64(time.Now().UnixNano())}
 	}
@@ -156,6 +166,7 @@ func assemble(cfg Config) (*Node, error) {
 		n.unique.Store(from)
 		n.uniqueEnd.Store(to)
 	}
+	n.catchUp.chunk = fetchBytes
 	n.membership.init(n)
 	if err := n.credit.init(n.table.MemoryBytes(), n.table.SegmentBytes(), cfg.ItemSizeMax, cfg.Replicas-1); err != nil && !n.alone {
 		return nil, err
@@ -164,8 +175,7 @@ func assemble(cfg Config) (*Node, error) {
 	for i := range n.lanes {
 		nl := &n.lanes[i]
 		nl.node, nl.items = n, n.table.Lane(i)
-		nl.lane = NewLane(uint8(i), nl, nl.items, fits{n.table}, timing(cfg.OpTimeout))
-		nl.lane.TraceTo(n.cfg.Tracer)
+		nl.lane = n.engine(i)
 	}
 	return n, nil
 }
@@ -475,14 +485,16 @@ func (nl *nodeLane) settle() {
 	nl.unsent = 0
 }
 
-// isFullFor reports whether op stores a new value that there is no room for.
+// isFullFor reports whether op stores a new value that there is no room for. Without evictions, what is stored while members are away is there still when
+// they return: the reserve of the whole group is kept at all times, and what a replica that catches up wants free for an entry, or it would not fit there.
 func (n *Node) isFullFor(op *Op) bool {
 	switch op.Kind {
 	case OpSet, OpAdd, OpReplace, OpAppend, OpPrepend, OpCAS:
 		if n.alone {
 			return false // Put knows best
 		}
-		return int64(n.table.FreeBytes())-n.credit.reserve(n.peerCount()) < itemCost(len(op.Key), len(op.Value))
+		peers := max(n.peerCount(), n.cfg.Replicas-1)
+		return int64(n.table.FreeBytes())-n.credit.reserve(peers)-n.aheadBytes(peers) < itemCost(len(op.Key), len(op.Value))
 	}
 	return false
 }

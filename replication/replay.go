@@ -1,6 +1,10 @@
 package replication
 
-import "hermesd/table"
+import (
+	"bytes"
+
+	"hermesd/table"
+)
 
 // A member's updates are its own to finish while it is in the view. Once it has left, every member that holds one of them unvalidated sends it
 // again, with the same time stamp and marked as a replay, and validates it when all have acknowledged (paper section 3.4, design section 4, "Replay").
@@ -80,4 +84,15 @@ func (l *Lane) takenOver(m *Message, it *table.Item) {
 		it.Finisher = m.From.Number
 		l.mustUpdate(it)
 	}
+}
+
+// finishing reports whether this member has the update in flight. If it has not, though others take it for the finisher, it has replayed the update and was
+// refused, as that was over: another had replayed it too. Members that catch up may have stored its replay as something new all the same.
+func (l *Lane) finishing(hash uint64, key []byte, ts table.Timestamp) bool {
+	for _, op := range l.flight.slots {
+		if op != nil && op.Hash == hash && op.ts == ts && bytes.Equal(op.Key, key) {
+			return true
+		}
+	}
+	return false
 }

@@ -259,10 +259,10 @@ var rules = []rule{
 		edits: []edit{{"follower.go", `if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS || it.TS == l.floor.ts {
 		return
 	}
-	l.validate`, `if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS && !off || it.TS == l.floor.ts {
+	if l.catching`, `if l.find(hash, m.Key, it) != keyInvalid || it.TS != m.TS && !off || it.TS == l.floor.ts {
 		return
 	}
-	l.validate`}},
+	if l.catching`}},
 		shows: explores(2, nothing, "a:set b:set"), finds: `not linearizable`,
 	},
 	{

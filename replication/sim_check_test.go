@@ -128,7 +128,11 @@ func (h *simHeld) String() string {
 		return [...]string{keyAbsent: "absent", keyInvalid: "invalid"}[h.state]
 	}
 	it := &h.item
-	return fmt.Sprintf("%s %q cas=%d flags=%d exptime=%d state=%d", showTS(it.TS), h.value, it.CAS, it.Flags, it.Exptime, it.State)
+	value := string(h.value)
+	if len(value) > 200 {
+		value = fmt.Sprintf("%s... (%d bytes, hash %x)", value[:40], len(value), table.Hash(h.value))
+	}
+	return fmt.Sprintf("%s %q cas=%d flags=%d exptime=%d state=%d", showTS(it.TS), value, it.CAS, it.Flags, it.Exptime, it.State)
 }
 
 // peek says what is stored, without changing anything: a key at or below the floor is as the floor is.
@@ -169,7 +173,7 @@ func (s *sim) checkDurable(o *simOp, op *Op) {
 			continue
 		}
 		for _, v := range r.lanes {
-			if unchanged := op.Kind == OpTouch || op.Kind == OpGat; unchanged && v.lane.incomplete() {
+			if unchanged := op.Kind == OpTouch || op.Kind == OpGat; unchanged && (v.lane.incomplete() || v.lane.epoch == 0) {
 				continue // it may have found the exptime as it wants it, in its last run
 			}
 			if op.Kind != OpFlush && v == r.viewOf(s.keyNamed(o.in.Key)) && !v.knows(o.in.Key, op.ts) {
@@ -202,6 +206,7 @@ func (s *sim) checkEnd() {
 	}
 	if !s.hooks.clientsOnly {
 		s.checkConverged()
+		s.checkCredit()
 	}
 	s.settleUnsure()
 	for _, h := range s.histories {
@@ -229,7 +234,11 @@ func (s *sim) checkConverged() {
 			if i == 0 {
 				first = held
 			} else if !slices.Equal(first, held) {
-				s.fail("at the end, lane %d of a holds\n  %s\nand of %s\n  %s", lane, strings.Join(first, "\n  "), r.name(), strings.Join(held, "\n  "))
+				only := func(a, b []string) string {
+					a = slices.DeleteFunc(slices.Clone(a), func(item string) bool { return slices.Contains(b, item) })
+					return strings.Join(a, "\n  ")
+				}
+				s.fail("at the end, lane %d of %s alone holds\n  %s\nand of %s\n  %s", lane, live[0].name(), only(first, held), r.name(), only(held, first))
 				return
 			}
 		}

@@ -28,6 +28,7 @@ type simOp struct {
 	parts   int  // Ops that have not been answered
 	failed  bool // one of them, at least
 	over    bool // answered
+	lost    bool // its replica is gone: what is heard of it yet is nobody's
 	late    bool // answered without telling what happened, which is still to be found out
 	expired bool // an eviction of an item whose exptime has come: nobody can tell the difference
 
@@ -188,6 +189,10 @@ func (s *sim) drawText(c *simClient) string {
 // Done implements Client.
 func (o *simOp) Done(op *Op) Flusher {
 	s, r := o.s, op.Result
+	if o.lost {
+		o.replica.drive.freeOp(op)
+		return nil
+	}
 	out := simOutput(o.in.Kind, r)
 	s.counts.answered[r.Status]++
 	failed := r.Status == Unavailable || r.Status == OutOfMemory
@@ -252,8 +257,8 @@ func (o *simOp) record(out history.Output, never bool) {
 func (s *sim) over(op *Op) {
 	o := s.ops[op.Tag]
 	status := op.Result.Status
-	if o.replica == nil {
-		return // not a client's
+	if o.replica == nil || o.lost {
+		return // not a client's, or its replica is gone
 	}
 	s.mix(6, o.tag, uint64(status))
 	if s.trace != nil {
@@ -275,6 +280,8 @@ func (s *sim) over(op *Op) {
 		s.checkDurable(o, op)
 		o.history.Return(o.id, history.Output{Status: history.Deleted})
 	case !o.late:
+	case status == Unavailable: // its replica begins anew, and others decide
+		o.late, o.unsure = false, true
 	case op.ts.IsZero(), status == NotFound:
 		o.late = false
 		s.counts.late[0]++

@@ -51,8 +51,12 @@ type simConfig struct {
 	numbers                     bool   // all values are numbers
 	entering                    bool   // it takes a while to enter a view
 
-	valueBytes int  // nodes: length of values, at most
-	noEvict    bool // nodes: nothing is evicted; operations that find no room are given up
+	memory     uint64 // nodes: of the processes that the group begins with, in bytes; 0: as little as can be
+	shrinks    bool   // nodes: later processes may have less
+	busy       int    // nodes: operations that a busybody of each replica has under way, at most
+	lasting    bool   // nodes: in the end some processes crash, and are not started again
+	valueBytes int    // nodes: length of values, at most
+	noEvict    bool   // nodes: nothing is evicted; operations that find no room are given up
 }
 
 // simClientsMax bounds the operations that can be under way at once: with more, some histories take the checker minutes.
@@ -156,6 +160,17 @@ func (c *simConfig) String() string {
 	}
 	fmt.Fprintf(&b, "%d replicas (%s), %d keys in %d lanes, %dx%d operations each; probe=%d yield=%d clock=%d timeout=%d ticks of %d steps, messages take %d",
 		c.replicas, what, c.keys, c.lanes, c.clients, c.ops, c.timing.Probe, c.timing.Yield, c.timing.Clock, c.timing.Timeout, c.tick, c.delay)
+	if c.nodes {
+		for _, f := range []struct {
+			name string
+			is   bool
+		}{{"no evictions", c.noEvict}, {"larger memory at first", c.memory > simMemory}, {"less memory later", c.shrinks}, {"losses for good", c.lasting}} {
+			if f.is {
+				b.WriteString(", " + f.name)
+			}
+		}
+		fmt.Fprintf(&b, ", busybodies %d, chunks %d", c.busy, c.chunk)
+	}
 	for _, f := range []struct {
 		name string
 		mean uint64

@@ -119,6 +119,9 @@ func (s *sim) evict(r *simReplica, k *simKey) {
 	verdict := v.lane.Evict(op, k.hash, key, &it)
 	s.mix(11, uint64(r.index), uint64(verdict))
 	s.say("%s: evict %s: verdict %d", r.name(), k.name, verdict)
+	if d, is := r.drive.(*simNode); is && verdict == table.Drop {
+		delete(d.lanes[k.lane].held, k.hash) // told of here
+	}
 	spoil(key)
 	switch {
 	case verdict == table.Pending:
@@ -145,6 +148,20 @@ func (s *sim) beCalm() {
 	clear(s.blocked)
 }
 
+// loseForGood ends processes of a group at rest that are not started again, as long as a majority is left.
+func (s *sim) loseForGood() {
+	first := s.random.IntN(len(s.replicas))
+	for left := len(s.servers) - 1; 2*left > len(s.servers); left-- {
+		r := s.replicas[(first+left)%len(s.replicas)]
+		if r.dead || s.lastToServe(r) {
+			continue
+		}
+		s.counts.crashes++
+		s.end(r, "crashes for good")
+		s.servers[r.index].stop()
+	}
+}
+
 // crashOne ends a process, with all that it has in memory, and starts it again some time later.
 func (s *sim) crashOne() {
 	r := s.replicas[s.random.IntN(len(s.replicas))]
@@ -158,9 +175,10 @@ func (s *sim) crashOne() {
 
 // needs reports whether nobody would be left who holds what the group has stored.
 func (s *sim) needs(r *simReplica) bool {
-	if !s.cfg.gentle {
-		return false
-	}
+	return s.cfg.gentle && s.lastToServe(r)
+}
+
+func (s *sim) lastToServe(r *simReplica) bool {
 	for _, m := range s.newest.Members {
 		if other := s.replicas[m.Number-1]; m.Serving && other != r && other.self == m.Member && other.alive() && !other.leaving {
 			return false

@@ -47,7 +47,11 @@ func (s *sim) connect(a, b int) {
 	for i, r := range l.members {
 		l.delay[i] = s.cfg.delay
 		if s.cfg.uneven {
-			l.delay[i] *= pick(s.random, uint64(1), 1, 5, 20)
+			slowest := uint64(20)
+			if s.cfg.dynamic && s.cfg.nodes { // a lane after the other is asked for over it
+				slowest = 8
+			}
+			l.delay[i] *= pick(s.random, 1, 1, 5, slowest)
 		}
 		s.after(s.around(s.cfg.delay), r.index, func() { s.up(l, i) })
 	}
@@ -210,7 +214,12 @@ func (s *sim) take(l *simLink, end int, p simPacket) {
 		return
 	}
 	var m Message
-	if _, err := DecodeMessage(p.bytes, &m); err == nil && (m.Epoch > r.view.Epoch && !s.hooks.dropNewer || len(l.stalled[end]) > 0) {
+	_, err := DecodeMessage(p.bytes, &m)
+	if newer := err == nil && m.Epoch > r.view.Epoch; newer && s.hooks.dropNewer && s.cfg.nodes {
+		s.flying--
+		return
+	}
+	if err == nil && (m.Epoch > r.view.Epoch && !s.hooks.dropNewer || len(l.stalled[end]) > 0) {
 		l.stalled[end] = append(l.stalled[end], p)
 		s.counts.stalled++
 		return

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,8 +30,13 @@ type simHooks struct {
 	servedSoon       bool // a replica says that it has caught up when it has not
 	noLeases         bool // a replica serves in whatever view it has entered
 	dropNewer        bool // messages of views not yet entered are dropped
-	clientsOnly      bool // nothing is checked but what clients have seen
-	tracer           Tracer
+	// Of whole nodes:
+	entering     func(*simNode)                // is about to enter a view
+	housekeeping func(*simNode)                // is about to do what it does now and then
+	peerUp       func(*simNode, Member) func() // has a new channel; the result is called after it
+
+	clientsOnly bool // nothing is checked but what clients have seen
+	tracer      Tracer
 }
 
 var simMutate = flag.Int("sim.mutate", 0, "how many seeds a mutant may survive; 0: a few hundred, and only mutants that do harm often")
@@ -45,6 +51,8 @@ type simMutant struct {
 	unseen bool
 	// rare mutants do harm only where several things come together, and take long: `make mutate`.
 	rare bool
+	// long mutants take some seconds, and are not for -short, nor for the race detector, which has nothing to find in one goroutine.
+	long bool
 	// views: the mutant is one of groups whose views change.
 	views bool
 }
@@ -282,8 +290,8 @@ func TestSimulationCatches(t *testing.T) {
 	if *simMutate != 0 {
 		seeds = *simMutate
 	}
-	for _, m := range simMutants {
-		if m.rare && *simMutate == 0 {
+	for _, m := range slices.Concat(simMutants, simNodeMutants) {
+		if m.rare && *simMutate == 0 || m.long && (testing.Short() || raceEnabled) {
 			continue
 		}
 		t.Run(m.name, func(t *testing.T) {

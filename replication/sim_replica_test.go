@@ -45,8 +45,7 @@ type simDriver interface {
 	freeOp(op *Op)
 	// acted is called after every input, before the checks.
 	acted()
-	enter(v View)
-	close()
+	enter(v views.View)
 }
 
 // simView is a lane as the checks see it.
@@ -85,14 +84,19 @@ func simKeys(cfg *simConfig) (keys []simKey) {
 	return keys
 }
 
-func (s *sim) newReplica(i int, self Member) *simReplica {
+// newReplica begins a life of a replica; again: in the process of the one before.
+func (s *sim) newReplica(i int, self Member, again bool) *simReplica {
 	r := &simReplica{s: s, index: i, self: self, tickSteps: max(1, s.cfg.tick)}
 	if s.cfg.skew {
 		r.tickSteps += s.random.Uint64N(r.tickSteps + 1)
 	}
-	if s.cfg.nodes {
+	switch old := s.node(i); {
+	case s.cfg.nodes && again:
+		old.restart(r)
+		r.drive = old
+	case s.cfg.nodes:
 		r.drive = newSimNode(r)
-	} else {
+	default:
 		r.drive = newSimBare(r)
 	}
 	for k := range s.keys {
@@ -305,12 +309,11 @@ func (b *simBare) freeOp(op *Op) {
 	b.free = append(b.free, op)
 }
 
-func (b *simBare) enter(v View) {
+func (b *simBare) enter(v views.View) {
+	view := engineView(&v, b.r.self)
 	for _, bl := range b.lanes {
-		bl.lane.SetView(v)
+		bl.lane.SetView(view)
 	}
 }
 
 func (b *simBare) acted() {}
-
-func (b *simBare) close() {}

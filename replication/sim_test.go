@@ -31,6 +31,15 @@ func runs(long, short int) int {
 	return long
 }
 
+// simTest is a kind of groups, with a test of its own.
+type simTest struct {
+	name        string
+	hooks       simHooks
+	long, short int  // seeds
+	telling     int  // seeds in which everything has to come about that the simulation is there for; 0: it need not
+	nodes       bool // whole nodes whose views change
+}
+
 // simulate runs a seed. A panic of the engine is a violation too.
 func simulate(seed uint64, hooks simHooks, trace *simTrace) (s *sim, wrong string) {
 	defer func() {
@@ -47,17 +56,31 @@ const tracedLines = 40
 
 // TestSimulation simulates groups from many seeds.
 func TestSimulation(t *testing.T) {
+	simTest{name: "TestSimulation", long: 1000, short: 100, telling: 300}.run(t)
+}
+
+// TestSimulationOfNodes simulates groups of whole nodes whose views change.
+func TestSimulationOfNodes(t *testing.T) {
+	simTest{name: "TestSimulationOfNodes", long: 30, short: 6, telling: 30, nodes: true, hooks: simHooks{config: (*simConfig).onlyNodesInViews}}.run(t)
+}
+
+// TestSimulationOfFullNodes is the same, where memory is in great demand.
+func TestSimulationOfFullNodes(t *testing.T) {
+	simTest{name: "TestSimulationOfFullNodes", long: 10, short: 2, nodes: true, hooks: simHooks{config: (*simConfig).fullNodesInViews}}.run(t)
+}
+
+func (st simTest) run(t *testing.T) {
 	if *simSeed != 0 {
 		trace := &simTrace{last: tracedLines}
 		if *simTraced {
 			trace.last = 0
 		}
-		s, wrong := simulate(*simSeed, simHooks{}, trace)
+		s, wrong := simulate(*simSeed, st.hooks, trace)
 		if *simTraced {
 			fmt.Println(trace)
 		}
 		if wrong != "" {
-			t.Fatal(failureOf(*simSeed, wrong))
+			t.Fatal(st.failureOf(*simSeed, wrong))
 		}
 		t.Logf("seed %d: %d events, %d operations, digest %016x", *simSeed, s.ran, len(s.ops), s.digest)
 		return
@@ -65,9 +88,9 @@ func TestSimulation(t *testing.T) {
 	began := time.Now()
 	var events, ops atomic.Int64
 	var totals simTotals
-	n := runs(1000, 100)
+	n := runs(st.long, st.short)
 	bad, tried := eachSeed(*simFrom, n, badSeedsMax, func(seed uint64) string {
-		s, wrong := simulate(seed, simHooks{}, nil)
+		s, wrong := simulate(seed, st.hooks, nil)
 		if s != nil {
 			events.Add(int64(s.ran))
 			ops.Add(int64(len(s.ops)))
@@ -77,27 +100,27 @@ func TestSimulation(t *testing.T) {
 	})
 	n = int(tried)
 	for _, b := range bad {
-		t.Error(failureOf(b.seed, b.wrong))
+		t.Error(st.failureOf(b.seed, b.wrong))
 	}
 	t.Logf("%d seeds from %d: %d events, %d operations in %v", n, *simFrom, events.Load(), ops.Load(), time.Since(began).Round(time.Millisecond))
 	t.Logf("what has come about:\n%v", &totals)
-	if never := totals.never(); len(never) > 0 && n >= 300 && len(bad) == 0 {
+	if never := totals.never(st.nodes); len(never) > 0 && st.telling > 0 && n >= st.telling && len(bad) == 0 {
 		t.Errorf("in none of %d seeds: %s", n, strings.Join(never, ", "))
 	}
 }
 
 // failureOf describes a failed seed, with the end of its execution and how to repeat it.
-func failureOf(seed uint64, wrong string) string {
+func (st simTest) failureOf(seed uint64, wrong string) string {
 	trace := &simTrace{last: tracedLines}
 	if *simTraced {
 		trace.last = 1
 	}
-	s, _ := simulate(seed, simHooks{}, trace)
+	s, _ := simulate(seed, st.hooks, trace)
 	drawn := ""
 	if s != nil {
 		drawn = s.cfg.String()
 	}
-	return fmt.Sprintf("seed %d: %s\n%s\n  %s\nrepeat it with: go test ./replication -run 'TestSimulation$' -sim.seed=%d -sim.trace", seed, wrong, drawn, trace, seed)
+	return fmt.Sprintf("seed %d: %s\n%s\n  %s\nrepeat it with: go test ./replication -run '%s$' -sim.seed=%d -sim.trace", seed, wrong, drawn, trace, st.name, seed)
 }
 
 type badSeed struct {
@@ -142,9 +165,15 @@ func eachSeed(from uint64, n, most int, run func(seed uint64) string) (bad []bad
 
 // TestSimulationIsRepeatable: the same seed is the same execution.
 func TestSimulationIsRepeatable(t *testing.T) {
-	for seed := range uint64(runs(100, 20)) {
-		first, _ := simulate(seed+1, simHooks{}, nil)
-		second, _ := simulate(seed+1, simHooks{}, &simTrace{last: 1})
+	repeatable(t, simHooks{}, runs(100, 20))
+	repeatable(t, simHooks{config: (*simConfig).onlyNodesInViews}, runs(3, 1))
+}
+
+func repeatable(t *testing.T, hooks simHooks, seeds int) {
+	t.Helper()
+	for seed := range uint64(seeds) {
+		first, _ := simulate(seed+1, hooks, nil)
+		second, _ := simulate(seed+1, hooks, &simTrace{last: 1})
 		if first.digest != second.digest || first.ran != second.ran {
 			t.Fatalf("seed %d: two executions with %d and %d events and the digests %016x and %016x: something depends on more than the seed",
 				seed+1, first.ran, second.ran, first.digest, second.digest)

@@ -131,7 +131,7 @@ func (s *sim) live() (rs []*simReplica) {
 func (s *sim) birth(index int, holder *views.Holder, above uint64) {
 	s.incarnations = max(s.incarnations, above) + 1
 	self := Member{Number: uint8(index + 1), Incarnation: s.incarnations}
-	r := s.newReplica(index, self)
+	r := s.newReplica(index, self, holder != nil)
 	s.replicas[index] = r
 	if holder == nil {
 		holder = views.NewHolder(s.cfg.views, simServerName(index), self)
@@ -152,6 +152,14 @@ func (s *sim) end(r *simReplica, why string) {
 	r.dead = true
 	s.mix(21, uint64(r.index))
 	s.say("%s %s", r.name(), why)
+	for _, other := range s.live() {
+		for _, v := range other.lanes {
+			if v.lane.Fetching() && v.lane.join.streamer == r.self {
+				s.counts.streamersLost++
+				break
+			}
+		}
+	}
 	for _, o := range s.ops {
 		if o.replica == r && !o.over {
 			o.lose()
@@ -168,7 +176,7 @@ func (s *sim) end(r *simReplica, why string) {
 // lose ends an operation whose replica is gone. What has only waited there has not happened.
 func (o *simOp) lose() {
 	s := o.s
-	o.over = true
+	o.over, o.lost = true, true
 	s.counts.abandoned++
 	for _, v := range o.replica.lanes {
 		for _, op := range v.lane.flight.slots {
@@ -242,6 +250,10 @@ func (r *simReplica) status(now int64) views.Status {
 	st := views.Status{Epoch: r.view.Epoch, Settled: true}
 	me, _ := r.view.Find(r.self.Number)
 	st.CaughtUp = r.view.Has(r.self) && !me.Serving
+	if d, is := r.drive.(*simNode); is {
+		node := d.node.Status()
+		st.Settled, st.CaughtUp, st.Unreachable = node.Settled, st.CaughtUp && node.CaughtUp, node.Unreachable
+	}
 	for _, v := range r.lanes {
 		st.Settled = st.Settled && v.lane.Settled()
 		st.CaughtUp = st.CaughtUp && v.lane.CaughtUp()
@@ -253,7 +265,7 @@ func (r *simReplica) status(now int64) views.Status {
 		st.CaughtUp = r.view.Has(r.self) && !me.Serving
 	}
 	for _, m := range r.view.Members {
-		if since, down := r.downSince[m.Number]; down && now-since > int64(r.s.cfg.views.Unreachable) {
+		if since, down := r.downSince[m.Number]; down && !r.s.cfg.nodes && now-since > int64(r.s.cfg.views.Unreachable) {
 			st.Unreachable |= bit(m.Number)
 		}
 	}
@@ -315,14 +327,9 @@ func (r *simReplica) enter(v views.View) {
 		s.counts.rejoined += b2i(is.Serving)
 	}
 	r.view = v
-	view := View{Epoch: v.Epoch, Self: r.self}
 	now := s.local(r.index)
 	down := make(map[uint8]int64)
 	for _, m := range v.Members {
-		view.Members = append(view.Members, m.Member)
-		if !m.Serving {
-			view.CatchingUp |= bit(m.Number)
-		}
 		if m.Number == r.self.Number {
 			continue
 		}
@@ -341,7 +348,7 @@ func (r *simReplica) enter(v views.View) {
 		}
 		s.cut(l) // with who is not in the view
 	}
-	r.drive.enter(view)
+	r.drive.enter(v)
 	for _, lane := range r.lanes {
 		lane.marks.stable = 0 // the clocks of those who are new have not been heard
 	}

@@ -22,10 +22,12 @@ import (
 //	sim_views_test.go    lives of replicas, views, leases, catching up
 //	sim_raft_test.go     the control plane: elections, a log, the real views.Leader
 //	sim_node_test.go     a replica that is a Node over a real table
+//	sim_nodeviews_test.go the same, whose view changes; credit at the end
+//	sim_busy_test.go     clients that fill the memory of nodes
 //	sim_client_test.go   clients, and the history
 //	sim_fault_test.go    pauses, refusals, evictions
 //	sim_check_test.go    what is checked in every step and at the end
-//	sim_mutant_test.go   what the simulation must catch
+//	sim_mutant_test.go   what the simulation must catch; sim_nodemutant_test.go of nodes whose views change
 //	sim_test.go          the tests
 
 // sim is one execution.
@@ -48,6 +50,8 @@ type sim struct {
 	paused    []uint64           // by process: the step until which it does nothing
 	rates     []int              // by process: how much faster its clock runs, in thousandths
 	uniques   []uint64           // by replica: numbers given out, in all its lives
+	ballast   map[uint64]int     // by the memory of nodes: items that they begin with
+	nodes     []*simNode         // all that there have been
 	valid     map[simUpdate]bool // updates that have been valid somewhere
 
 	answered map[string]table.Timestamp // by key: the newest update that a client has been answered, in this generation
@@ -175,6 +179,7 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 	s.histories = []*history.History{history.New(nil)}
 	s.paused, s.uniques = make([]uint64, s.processes()), make([]uint64, s.cfg.replicas)
 	s.valid, s.blocked = make(map[simUpdate]bool), make(map[[2]int]uint64)
+	s.ballast = make(map[uint64]int)
 	s.incarnations = 100
 	s.answered = make(map[string]table.Timestamp)
 	s.drawRates()
@@ -190,7 +195,7 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 		return s
 	}
 	for i := range s.cfg.replicas {
-		s.replicas = append(s.replicas, s.newReplica(i, simMember(i)))
+		s.replicas = append(s.replicas, s.newReplica(i, simMember(i), false))
 	}
 	for i := range s.replicas {
 		for j := range i {
@@ -202,14 +207,17 @@ func newSim(seed uint64, hooks simHooks, trace *simTrace) *sim {
 
 // close gives the replicas' memory back.
 func (s *sim) close() {
-	for _, r := range s.replicas {
-		r.drive.close()
+	for _, d := range s.nodes {
+		s.counts.starved += int(d.node.counters.stalled.Load())
+		if err := d.node.table.Close(); err != nil {
+			panic(err)
+		}
 	}
 }
 
 // Bounds of a run: what takes longer will never come to an end.
 const (
-	simEventsMax = 400_000
+	simEventsMax = 3_000_000
 	simRestTicks = 4000 // from the end of all faults until the group is at rest
 )
 
@@ -218,12 +226,17 @@ func (s *sim) run() string {
 	defer s.close()
 	s.until(s.ready, "all replicas to be connected")
 	s.startClients()
+	s.startBusybodies()
 	s.startFaults()
 	s.until(func() bool { return s.active == 0 || s.past(s.cfg.horizon()) }, "the clients' operations")
 	s.beCalm()
 	s.say("no more faults")
 	s.until(func() bool { return s.active == 0 && s.atRest() }, "the group to come to rest")
 	s.noTimeouts()
+	if s.cfg.lasting && s.wrong == "" {
+		s.loseForGood()
+		s.until(s.atRest, "those who are left to come to rest")
+	}
 	s.readAll()
 	s.readInvalid()
 	s.until(func() bool { return s.active == 0 && s.atRest() }, "the last reads")
@@ -252,6 +265,9 @@ func (s *sim) noTimeouts() {
 
 // horizon is the number of steps after which faults end even though clients have not finished: under some of them nothing can.
 func (c *simConfig) horizon() uint64 {
+	if c.dynamic && c.nodes {
+		return 4000 * c.delay
+	}
 	if c.dynamic {
 		return 8000 * c.delay // heartbeats go on meanwhile
 	}
@@ -286,6 +302,9 @@ func (s *sim) atRest() bool {
 				return false
 			}
 		}
+		if d, is := r.drive.(*simNode); is && !d.atRest() {
+			return false
+		}
 	}
 	return true
 }
@@ -297,6 +316,9 @@ func (s *sim) pending() string {
 	for _, r := range s.live() {
 		if s.cfg.dynamic {
 			fmt.Fprintf(&b, "\n  %s is in %v, lease until %d, now %d", r.name(), r.view, r.until, s.local(r.index))
+		}
+		if d, is := r.drive.(*simNode); is {
+			fmt.Fprintf(&b, "\n  %s:%s", r.name(), d.pending())
 		}
 		for _, v := range r.lanes {
 			l := v.lane

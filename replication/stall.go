@@ -90,7 +90,12 @@ func storesValue(m *Message) bool {
 // needFor is the memory, in bytes, that has to be free for storing the message's value to be sure of success, whatever other lanes take at the
 // same moment.
 func (n *Node) needFor(m *Message) int64 {
-	return int64(n.table.NeedBytes(len(m.Key), len(m.Value)) + uint64((aheadSegments+2*n.peerCount())*n.table.SegmentBytes()))
+	return int64(n.table.NeedBytes(len(m.Key), len(m.Value))) + n.aheadBytes(n.peerCount())
+}
+
+// aheadBytes is what other lanes may take at the same moment, with so many peers.
+func (n *Node) aheadBytes(peers int) int64 {
+	return int64((aheadSegments + 2*peers) * n.table.SegmentBytes())
 }
 
 // hasMemoryFor reports whether there is memory for what m may store. A delete takes some only where its key is not stored: then it is the

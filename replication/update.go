@@ -256,7 +256,7 @@ func (l *Lane) complete(op *Op, last uint8) {
 		return
 	}
 	it := &l.found.complete
-	current := l.find(op.Hash, op.Key, it) == keyInvalid && it.TS == op.ts
+	current := l.find(op.Hash, op.Key, it) == keyInvalid && it.TS == op.ts && (!op.replay || it.Finisher == l.self)
 	if current {
 		l.validate(op.Hash, op.Key, it)
 		l.out = Message{Kind: VAL, TS: op.ts, Key: op.Key}

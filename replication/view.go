@@ -30,6 +30,7 @@ func (l *Lane) SetView(v View) {
 			l.open &^= bit(m.Number)
 			l.unmarked |= bit(m.Number)
 			l.heard[m.Number] = 0
+			l.tombs.stable, l.tombs.asked = 0, 0 // stable falls: it may come back to what it was, and has moved then
 		}
 	}
 	kept &= l.peers

@@ -400,7 +400,7 @@ func showMessage(m *Message) string {
 		}
 	}
 	if m.Value != nil {
-		fmt.Fprintf(&b, " %q", m.Value)
+		fmt.Fprintf(&b, " %q", simShort(string(m.Value)))
 	}
 	for i, name := range []string{"tombstone", "on-absent", "flush", "absent", "tired", "replay", "invalid"} {
 		if m.Bits&(1<<i) != 0 {
