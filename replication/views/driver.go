@@ -31,6 +31,10 @@ type Config struct {
 	Alike  string
 	Timing Timing // zero: DefaultTiming
 	Logger zerolog.Logger
+
+	// For tests, with networks that break, and without raft's own elections.
+	dial     dialer        // nil: TCP
+	patience time.Duration // of raft; 0: what raftPatience says
 }
 
 // Driver is the control plane of one process: it feeds Leader and Holder with time, messages and what raft says, and does what they
@@ -44,7 +48,7 @@ type Driver struct {
 	raftNow   atomic.Pointer[raft.Raft] // the same, for those who may ask before raft has been started
 	addresses sync.Map                  // raft.ServerID -> string
 	raftLog   *raftStore
-	transport *raft.NetworkTransport
+	transport *transport
 	streams   *streams
 	fsm       *fsm
 	mail      mailbox
@@ -71,6 +75,8 @@ type Driver struct {
 	matching   bool             // raft's configuration is being made to match the group's slots
 	matchAt    int64            // when to look again
 
+	elector  *Elector
+	named    string // the leader's address as another server has named it, until raft hears from a leader
 	holder   *Holder
 	host     *hostWorker
 	reborn   bool // the host is being restarted
@@ -97,11 +103,17 @@ func Start(cfg Config) (*Driver, error) {
 	if cfg.Timing == (Timing{}) {
 		cfg.Timing = DefaultTiming
 	}
+	if cfg.dial == nil {
+		cfg.dial = dialTCP
+	}
+	if cfg.patience == 0 {
+		cfg.patience = cfg.Timing.raftPatience()
+	}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	d := &Driver{cfg: cfg, timing: cfg.Timing, log: cfg.Logger, quit: make(chan struct{}), links: map[string]*link{},
-		leader: NewLeader(cfg.Timing), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
+		leader: NewLeader(cfg.Timing), elector: NewElector(cfg.Timing, cfg.Store.Server()), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
 		operators: map[uint64]func(error){}, voters: map[string]int64{}, pongs: map[Member]pong{}, left: make(chan struct{})}
 	d.mail.bell = make(chan struct{}, 1)
 	if cfg.Host != nil {
@@ -153,31 +165,31 @@ func (c *Config) check() error {
 	return nil
 }
 
-// leaderPatience: raft sends heartbeats every tenth to fifth of its HeartbeatTimeout, and a follower stands for election after one. A leader
-// is configured with a longer one, for its interval alone: a quarter of the messages, which are most of what an idle group costs.
-const leaderPatience = 4
-
 func (d *Driver) startRaft() (err error) {
 	logger := quietLogger(d.log)
 	if d.raftLog, err = d.cfg.Store.openRaft(d.log, logger); err != nil {
 		return err
 	}
 	d.fsm = &fsm{d: d}
-	d.streams = newStreams(d.cfg.Address, d.cfg.Store.Server())
+	d.streams = newStreams(d.cfg.Address, d.cfg.Store.Server(), d.cfg.dial)
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(d.cfg.Store.Server())
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = d.timing.Election, d.timing.Election, d.timing.Election
-	rc.CommitTimeout = d.timing.SuspectAfter // only for laggards: news of views go with the rounds
+	patience := d.cfg.patience
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = patience, patience, patience
+	rc.CommitTimeout = d.timing.raftPatience() // only for laggards: news of views go with the rounds
 	rc.SnapshotThreshold, rc.TrailingLogs = 512, 256
 	rc.ShutdownOnRemove = false
 	rc.NoLegacyTelemetry = true
 	rc.Logger = logger
 	leads := make(chan bool, 8)
 	rc.NotifyCh = leads
-	d.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: d.streams, Logger: logger, MaxPool: 3,
+	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: d.streams, Logger: logger, MaxPool: 3,
 		Timeout: d.callTimeout(), ServerAddressProvider: targets{d.addressOf}})
+	d.transport = newTransport(inner, d.cfg.Store.Server(), 4*d.timing.Election, d.quit)
+	d.spawn(d.transport.run)
 	d.raft, err = raft.NewRaft(rc, d.fsm, d.raftLog, d.raftLog.stable, d.raftLog.snapshots, d.transport)
 	if err != nil {
+		close(d.quit)
 		return errors.Join(fmt.Errorf("raft: %w", err), d.transport.Close(), d.raftLog.Close())
 	}
 	d.raftNow.Store(d.raft)
@@ -257,7 +269,7 @@ func (d *Driver) run() {
 // pump does what time has brought, and what Leader wants done; it returns for how long to sleep.
 func (d *Driver) pump() time.Duration {
 	now := Now()
-	next := now + int64(time.Second)
+	next := min(now+int64(time.Second), d.elect(now))
 	if d.holder != nil {
 		next = min(next, d.beat(now))
 	}
@@ -283,7 +295,7 @@ func (d *Driver) link(address string) *link {
 	defer d.linksMu.Unlock()
 	l := d.links[address]
 	if l == nil {
-		l = newLink(address, d.callTimeout())
+		l = newLink(address, d.callTimeout(), d.cfg.dial)
 		d.links[address] = l
 		select {
 		case <-d.quit:

@@ -26,4 +26,5 @@ type Answer struct {
 	View  View   // of epoch 0 if it is the one that the sender has entered
 	Used  uint64 // the greatest incarnation of To's number that has been in a view: tells one that has left from one that is to come
 	Why   string // the sender is not in the view, in words
+	Leads bool   // who answers is raft's leader, or was when it answered
 }

@@ -30,13 +30,16 @@ func (d *Driver) beat(now int64) int64 {
 		d.heartbeat(b, func(a Answer) { d.answered(a) })
 		return h.Due()
 	}
-	address, _ := d.raft.LeaderWithID()
-	if to := plain(address); to != "" && to != d.cfg.Address {
+	if to := d.leaderAddress(); to != "" {
 		reply := new(Answer)
+		d.elector.Sent(now)
 		d.link(to).call(methodHeartbeat, b, reply, func(err error) {
-			if err == nil {
-				d.mail.post(func() { d.answered(*reply) })
-			}
+			d.mail.post(func() {
+				d.leaderAnswered(to, now, err == nil && reply.Leads)
+				if err == nil {
+					d.answered(*reply)
+				}
+			})
 		})
 	}
 	return h.Due()

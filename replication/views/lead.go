@@ -28,13 +28,13 @@ func (d *Driver) led(lead bool) {
 	d.leader.Deposed()
 	d.reigns++
 	reign := d.reigns
-	patience := time.Duration(1)
+	patience := d.cfg.patience
 	if lead {
-		patience = leaderPatience
+		patience *= 2 // a longer one only means fewer heartbeats of raft
 		go d.accede(reign)
 	}
 	rc := d.raft.ReloadableConfig()
-	rc.HeartbeatTimeout, rc.ElectionTimeout = patience*d.timing.Election, patience*d.timing.Election
+	rc.HeartbeatTimeout, rc.ElectionTimeout = patience, patience
 	if err := d.raft.ReloadConfig(rc); err != nil {
 		d.log.Error().Err(err).Msg("raft does not take its times")
 	}
