@@ -88,7 +88,7 @@ func (d *Driver) serveCalls() func(net.Conn) {
 func (s *service) Heartbeat(b Heartbeat, a *Answer) error {
 	d := s.d
 	answer := make(chan Answer, 1)
-	d.mail.post(func() { d.heartbeat(b, func(a Answer) { answer <- a }) })
+	d.mail.post(func() { d.arrives(b, func(a Answer) { answer <- a }) })
 	select {
 	case *a = <-answer:
 		a.Leads = d.raft.State() == raft.Leader

@@ -72,6 +72,7 @@ type Driver struct {
 	operators  map[uint64]func(error)
 	operations uint64
 	voters     map[string]int64 // when each raft server has last confirmed this leader
+	lookAt     int64            // when to look which have not lately
 	matching   bool             // raft's configuration is being made to match the group's slots
 	matchAt    int64            // when to look again
 
@@ -276,9 +277,10 @@ func (d *Driver) pump() time.Duration {
 	if d.reign != 0 {
 		if now >= d.ticks {
 			d.leader.Tick(now)
-			d.overdue(now)
-			d.match(now)
 		}
+		d.overdue(now)
+		d.match(now)
+		d.lookIn(now)
 	}
 	for d.carryOut() {
 	}
