@@ -88,7 +88,7 @@ func (d *Driver) serveCalls() func(net.Conn) {
 func (s *service) Heartbeat(b Heartbeat, a *Answer) error {
 	d := s.d
 	answer := make(chan Answer, 1)
-	d.mail.post(func() { d.arrives(b, func(a Answer) { answer <- a }) })
+	d.do(func() { d.arrives(b, func(a Answer) { answer <- a }) })
 	select {
 	case *a = <-answer:
 		a.Leads = d.raft.State() == raft.Leader
@@ -234,7 +234,7 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 }
 
 // leavesMajority refuses to give up a server if too few of those that are left answer: they could elect no leader, and nothing could be changed or mended by
-// commands any more. On the goroutine run.
+// commands any more. With the state locked.
 func (d *Driver) leavesMajority(r Request) error {
 	gone := max(r.Remove, r.Replace) // one of them is 0
 	if gone == 0 || r.Force {
@@ -261,7 +261,7 @@ func (d *Driver) leavesMajority(r Request) error {
 }
 
 // responds reports whether a server of raft has lately confirmed this leader, or sent it a heartbeat: there are no rounds while nobody in the view asks for a
-// lease. On the goroutine run.
+// lease. With the state locked.
 func (d *Driver) responds(server string) bool {
 	now := Now()
 	at, ok := d.voters[server]

@@ -38,7 +38,8 @@ type Config struct {
 }
 
 // Driver is the control plane of one process: it feeds Leader and Holder with time, messages and what raft says, and does what they
-// want done. One goroutine, run, calls them; everything else leaves it a note in the mail.
+// want done. They are called with the driver's state locked (see do): by the goroutine run, for which everything else leaves notes in the mail, or by who has a heartbeat
+// or the answer to one, since to wake another goroutine costs more than all that it would do.
 type Driver struct {
 	cfg    Config
 	timing Timing
@@ -60,7 +61,9 @@ type Driver struct {
 	linksMu sync.Mutex
 	links   map[string]*link
 
-	// From here on: of the goroutine run.
+	timer *time.Timer // when run has to do something
+
+	state      sync.Mutex // what follows
 	leader     *Leader
 	reign      uint64 // counts elections of this server; 0: it does not lead
 	reigns     uint64
@@ -117,6 +120,7 @@ func Start(cfg Config) (*Driver, error) {
 		leader: NewLeader(cfg.Timing), elector: NewElector(cfg.Timing, cfg.Store.Server()), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
 		operators: map[uint64]func(error){}, voters: map[string]int64{}, pongs: map[Member]pong{}, left: make(chan struct{})}
 	d.mail.bell = make(chan struct{}, 1)
+	d.timer = time.NewTimer(0)
 	if cfg.Host != nil {
 		self, err := cfg.Store.NextIncarnation(0)
 		if err != nil {
@@ -177,7 +181,7 @@ func (d *Driver) startRaft() (err error) {
 	rc.LocalID = raft.ServerID(d.cfg.Store.Server())
 	patience := d.cfg.patience
 	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = patience, patience, patience
-	rc.CommitTimeout = d.timing.raftPatience() // only for laggards: news of views go with the rounds
+	rc.CommitTimeout = time.Second // only for laggards: news of views go with the rounds and with answers to heartbeats
 	rc.SnapshotThreshold, rc.TrailingLogs = 512, 256
 	rc.ShutdownOnRemove = false
 	rc.NoLegacyTelemetry = true
@@ -249,22 +253,29 @@ func (d *Driver) watch(leads <-chan bool, seen <-chan raft.Observation) {
 	}
 }
 
-// run is the goroutine of Leader and Holder.
+// run does what is due, and what the mail brings.
 func (d *Driver) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer d.timer.Stop()
 	for {
 		select {
 		case <-d.mail.bell:
-		case <-timer.C:
+		case <-d.timer.C:
 		case <-d.quit:
 			return
 		}
-		for _, note := range d.mail.take() {
-			note()
-		}
-		timer.Reset(d.pump())
+		d.do(func() {})
 	}
+}
+
+// do locks the state, reads the mail, calls note, and does what follows from it. The caller holds no lock: the host is asked for its Status, for instance.
+func (d *Driver) do(note func()) {
+	d.state.Lock()
+	defer d.state.Unlock()
+	for _, note := range d.mail.take() {
+		note()
+	}
+	note()
+	d.timer.Reset(d.pump())
 }
 
 // pump does what time has brought, and what Leader wants done; it returns for how long to sleep.
@@ -356,7 +367,7 @@ func within(timeout time.Duration, f func()) bool {
 	}
 }
 
-// mailbox takes notes for the goroutine run. Posting never blocks.
+// mailbox takes notes for the goroutine run. They are read with the driver's state locked. Posting never blocks.
 type mailbox struct {
 	mu    sync.Mutex
 	notes []func()

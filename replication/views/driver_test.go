@@ -306,6 +306,32 @@ func TestStatusIsWhatPeopleWaitFor(t *testing.T) {
 	c.until("the witness is missed", func() bool { return slots()[3].Why == "it does not answer" })
 }
 
+// TestWitnessIsLookedInOn: though nothing happens in the group, the leader knows whether the witness is there.
+func TestWitnessIsLookedInOn(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2)
+	c.until("a replica leads", func() bool {
+		if c.leader() == 3 {
+			c.servers[3].driver.raft.LeadershipTransfer().Error()
+			return false
+		}
+		return true
+	})
+	d := c.servers[c.leader()].driver
+	confirmed := func() (at int64) {
+		c.ask(d.cfg.Number, func(d *Driver) { at = d.voters[c.servers[3].driver.cfg.Store.Server()] })
+		return at
+	}
+	first := confirmed()
+	c.until("the witness has confirmed the leader long after that", func() bool { return confirmed() > first+3*int64(d.callTimeout()) })
+	c.ask(d.cfg.Number, func(d *Driver) {
+		if !d.responds(c.servers[3].driver.cfg.Store.Server()) {
+			t.Error("the witness is said not to answer")
+		}
+	})
+}
+
 // TestKeptOutIsLogged: once, when it lasts.
 func TestKeptOutIsLogged(t *testing.T) {
 	var out strings.Builder

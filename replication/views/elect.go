@@ -12,10 +12,10 @@ import (
 
 // raftPatience is raft's own timeout of leaders and candidates: what happens if the Elector does not see to it, and for how long a leader without a majority believes in
 // itself, which hurts nobody. Its heartbeats go every tenth to fifth of the HeartbeatTimeout of the leader, which is twice as long (see led).
-func (t Timing) raftPatience() time.Duration { return max(time.Second, 5*t.Election) }
+func (t Timing) raftPatience() time.Duration { return max(2*time.Second, 5*t.Election) }
 
 // leaderAddress is where heartbeats go: to raft's leader, or to whom another server has named, if raft knows of none since its next message is yet to come.
-// Empty: there is none, or it is this server. On the goroutine run.
+// Empty: there is none, or it is this server. With the state locked.
 func (d *Driver) leaderAddress() string {
 	address, _ := d.raft.LeaderWithID()
 	if address != "" {
@@ -63,7 +63,7 @@ func (d *Driver) leaderAnswered(address string, sent int64, leads bool) {
 	}
 }
 
-// probe asks the leader whether it leads, and calls done, on the goroutine run, when it has answered or Timing.Election has passed.
+// probe asks the leader whether it leads, and calls done, with the state locked, when it has answered or Timing.Election has passed.
 func (d *Driver) probe(now int64, leader string, done func()) {
 	d.elector.Sent(now)
 	ended := false
@@ -149,7 +149,7 @@ func (d *Driver) told(attempt uint64, voter string, a PreVoteAnswer) {
 	}
 }
 
-// asked answers another server's PreVote; reply is called once, on the goroutine run.
+// asked answers another server's PreVote; reply is called once, with the state locked.
 func (d *Driver) asked(q PreVote, reply func(PreVoteAnswer)) {
 	now, leader := Now(), d.leaderAddress()
 	d.elector.Follow(now, leader, d.raft.State() == raft.Leader)

@@ -7,7 +7,7 @@ import (
 	"github.com/hashicorp/raft"
 )
 
-// state asks the goroutine of a driver.
+// ask looks at the state of a driver.
 func (c *cluster) ask(n uint8, f func(d *Driver)) {
 	c.t.Helper()
 	d := c.servers[n].driver

@@ -35,6 +35,7 @@ type Answer struct {
 	View  View   // of epoch 0 if it is the one that the sender has entered
 	Used  uint64 // the greatest incarnation of To's number that has been in a view: tells one that has left from one that is to come
 	Echo  Echo
+	After int64  // ns; not 0: the next heartbeat is wanted after that time, so that those of all come to the leader together
 	Why   string // the sender is not in the view, in words
 	Leads bool   // who answers is raft's leader, or was when it answered
 }

@@ -47,11 +47,13 @@ func (d *Driver) sendBeat(now int64) {
 		reply := new(Answer)
 		d.elector.Sent(now)
 		d.link(to).call(methodHeartbeat, b, reply, func(err error) {
-			d.mail.post(func() {
-				d.leaderAnswered(to, now, err == nil && reply.Leads)
-				if err == nil {
-					d.answered(*reply)
-				}
+			if err != nil { // by this goroutine, perhaps
+				d.mail.post(func() { d.leaderAnswered(to, now, false) })
+				return
+			}
+			d.do(func() {
+				d.leaderAnswered(to, now, reply.Leads)
+				d.answered(*reply)
 			})
 		})
 	}
@@ -70,7 +72,7 @@ func (d *Driver) arrives(b Heartbeat, reply func(Answer)) {
 	d.heartbeat(b, m, reply)
 }
 
-// heartbeat takes one for the leader, from this process or another; reply is called once, from the goroutine run.
+// heartbeat takes one for the leader, from this process or another; reply is called once, with the state locked.
 func (d *Driver) heartbeat(b Heartbeat, m Mandate, reply func(Answer)) {
 	id := heartbeatID{b.From, b.Sent}
 	if d.answers[id] != nil {

@@ -61,6 +61,9 @@ func (h *Holder) Answer(now int64, a Answer) Effect {
 	h.echo = a.Echo
 	if a.Sent == h.sent && h.due > now {
 		h.due = now + int64(h.timing.Heartbeat)
+		if a.After > 0 {
+			h.due = min(h.due, now+a.After)
+		}
 	}
 	e := h.Adopt(a.View, a.Used)
 	if a.To == h.self && a.Lease != 0 && e.Restart == 0 && !h.leaving {

@@ -31,6 +31,7 @@ type Leader struct {
 	wanted   bool      // something waits for a new round
 	wantedAt int64     // with wanted: when the first that waits for it arrived
 	news     bool      // the view has changed since the last one began, which carried it to everybody
+	cycle    int64     // when the next heartbeats are to come
 	vouched  int64     // when a heartbeat of another voter last vouched for this leader; 0: none has
 	pending  []pending // heartbeats that wait for a round, in the order of arrival
 	proposed *proposal // under way
@@ -168,6 +169,7 @@ func (l *Leader) Heartbeat(now int64, h Heartbeat, m Mandate) {
 	if vouches {
 		l.step(now)
 		l.decide(now, waits, true)
+		l.out.Answers[len(l.out.Answers)-1].After = l.together(now)
 		return
 	}
 	l.pending = append(l.pending, waits)
@@ -200,6 +202,15 @@ func (l *Leader) echoed(now int64, e Echo) {
 		waiting = append(waiting, p)
 	}
 	l.pending = waiting
+}
+
+// together is after which time the sender of a heartbeat that has just come is to send the next one, so that it comes with those of others: to be woken
+// twice costs this process twice as much, whatever it then has to do.
+func (l *Leader) together(now int64) int64 {
+	if now >= l.cycle-int64(l.timing.Heartbeat/8) {
+		l.cycle = now + int64(l.timing.Heartbeat)
+	}
+	return l.cycle - now
 }
 
 // relies: heartbeats of another voter come and vouch for this leader, so that its own need no round, or only when they have waited for too long.

@@ -235,7 +235,7 @@ func TestHolderCountsTheLeaseFromSending(t *testing.T) {
 	if e := answer(first); e != (Effect{}) {
 		t.Errorf("an answer that came late: %+v", e)
 	}
-	if h.Due() != 260*ms {
+	if h.Due() != 275*ms {
 		t.Errorf("the next heartbeat is due at %d ms", h.Due()/ms)
 	}
 	h.Leave(210 * ms)

@@ -109,3 +109,33 @@ func TestOwnHeartbeatThatIsNotSentBackNeedsARound(t *testing.T) {
 		t.Error("when nobody has vouched for long: no round at once")
 	}
 }
+
+// TestHeartbeatsComeTogether: whenever a replica begins, its second heartbeat comes with those of the others.
+func TestHeartbeatsComeTogether(t *testing.T) {
+	s := newStage(t, 3)
+	s.l.Elected(s.now, s.g, 5)
+	s.l.Take()
+	interval := int64(DefaultTiming.Heartbeat)
+	holders := map[uint8]*Holder{2: NewHolder(DefaultTiming, "", s.sent[2].From), 3: NewHolder(DefaultTiming, "", s.sent[3].From)}
+	beat := func(n uint8) {
+		b := holders[n].Beat(s.now, s.sent[n].Status, 0)
+		b.Term = 5
+		s.l.Heartbeat(s.now, b, few)
+		for _, a := range s.l.Take().Answers {
+			holders[n].Answer(s.now, a)
+		}
+	}
+	beat(2)
+	s.now += interval / 3
+	beat(3)
+	if two, three := holders[2].Due(), holders[3].Due(); two != three || two != s.now-interval/3+interval {
+		t.Errorf("the next are due after %d and %d ms, not both after %d", (two-s.now)/ms, (three-s.now)/ms, (interval-interval/3)/ms)
+	}
+	s.now += interval - interval/3
+	beat(2)
+	s.now += ms / 2
+	beat(3)
+	if two, three := holders[2].Due(), holders[3].Due(); two != three || two != s.now-ms/2+interval {
+		t.Errorf("the next are due after %d and %d ms, not both an interval after the first", (two-s.now)/ms, (three-s.now)/ms)
+	}
+}
