@@ -2,6 +2,7 @@ package views
 
 import (
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -44,6 +45,7 @@ func (d *Driver) elect(now int64) int64 {
 		if stand {
 			d.stand(c.Term)
 		}
+		d.withdraw()
 	}
 	return e.Due(now)
 }
@@ -91,7 +93,10 @@ func (d *Driver) candidacy(leader string) Candidacy {
 			continue
 		}
 		c.Voters = append(c.Voters, string(s.ID))
-		if string(s.ID) < own && string(s.Address) != leader {
+		switch {
+		case string(s.Address) == leader:
+			c.Lost = string(s.ID)
+		case string(s.ID) < own:
 			c.Rank++
 		}
 	}
@@ -146,6 +151,21 @@ func (d *Driver) told(attempt uint64, voter string, a PreVoteAnswer) {
 	d.elector.Follow(now, d.leaderAddress(), d.raft.State() == raft.Leader)
 	if term, stand := d.elector.Told(now, attempt, voter, a); stand {
 		d.stand(term)
+	}
+	d.withdraw()
+}
+
+// withdraw tells those who have promised their votes in vain.
+func (d *Driver) withdraw() {
+	freed := d.elector.Freed()
+	if len(freed) == 0 {
+		return
+	}
+	for _, s := range d.raft.GetConfiguration().Configuration().Servers {
+		if slices.Contains(freed, string(s.ID)) {
+			q := PreVote{Server: string(s.ID), Candidate: d.cfg.Store.Server(), Withdrawn: true}
+			d.link(string(s.Address)).call(methodPreVote, q, new(PreVoteAnswer), func(error) {})
+		}
 	}
 }
 

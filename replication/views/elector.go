@@ -14,8 +14,8 @@ import (
 // asks the other voters (PreVote), and stands only when a majority, itself included, has lost the leader too: raft makes who stands the leader although
 // the voters have one, so a server that alone has lost it must not. Who is asked and has not noticed anything probes the leader first.
 //
-// A voter that has said yes does not say yes to another server, or stand, for twice Timing.Election, so that votes are not shared. Of two servers that ask each other
-// the one with the longer log goes on, or with equal logs the one whose name comes first.
+// A voter that has said yes does not say yes to another server, or stand, for one and a half Timing.Election, so that votes are not shared. Of two servers that ask each other
+// the one with the longer log goes on, or with equal logs the one that has been promised a vote, or else the one whose name comes first.
 type Elector struct {
 	timing Timing
 	name   string // raft's name of this server
@@ -35,10 +35,13 @@ type Elector struct {
 	open     bool   // answers to it are awaited
 	asked    int64  // when it began
 	yes      []string
-	answers  int
 	voters   int
-	term     uint64 // the highest that was heard of in it
-	stood    int64  // when this server last stood; 0: it did not in this doubt
+	awaited  int    // of those who have not answered, how many may yet: not who is lost
+	lostOne  string // the leader that is lost, while it is awaited by nobody
+	rank     int
+	freed    []string // who has said yes in vain
+	term     uint64   // the highest that was heard of in it
+	stood    int64    // when this server last stood; 0: it did not in this doubt
 	failures int
 	next     int64 // the next attempt begins no earlier
 }
@@ -49,6 +52,7 @@ type PreVote struct {
 	Candidate string // and of who asks
 	LastTerm  uint64 // of the last entry of the candidate's log
 	LastIndex uint64
+	Withdrawn bool // nothing is asked: a yes of before is void
 }
 
 // PreVoteAnswer is the voter's.
@@ -67,6 +71,7 @@ type ProbeAnswer struct{ Leads bool }
 // Candidacy is what an election depends on, as raft says at one moment.
 type Candidacy struct {
 	Voters    []string // raft's names, in its latest configuration; none: this server is in no group yet
+	Lost      string   // the one of them that is this server's leader, if any
 	Rank      int      // how many of the voters that may be left come before this server
 	Term      uint64
 	LastTerm  uint64 // of the log
@@ -166,7 +171,10 @@ func (e *Elector) earliest() int64 {
 	return at
 }
 
-func (e *Elector) expiry() int64 { return e.asked + 2*int64(e.timing.Election) }
+func (e *Elector) expiry() int64 { return e.asked + e.bound() }
+
+// bound is for how long an attempt, and a promise, lasts: who is asked may have to wait for the leader for Timing.Election.
+func (e *Elector) bound() int64 { return int64(e.timing.Election * 3 / 2) }
 
 // Due is when Doubts or Wants has to be asked again at the latest.
 func (e *Elector) Due(now int64) int64 {
@@ -201,7 +209,10 @@ func (e *Elector) Stand(now int64, c Candidacy) (attempt uint64, ask, stand bool
 	}
 	e.attempt++
 	e.open, e.asked, e.promised = true, now, ""
-	e.yes, e.answers, e.voters, e.term = []string{e.name}, 1, len(c.Voters), c.Term
+	e.yes, e.voters, e.awaited, e.lostOne, e.rank, e.term = []string{e.name}, len(c.Voters), len(c.Voters)-1, c.Lost, c.Rank, c.Term
+	if slices.Contains(c.Voters, c.Lost) {
+		e.awaited--
+	}
 	if e.won() {
 		e.stand(now)
 		return 0, false, true
@@ -216,11 +227,20 @@ func (e *Elector) won() bool { return len(e.yes) > e.voters/2 }
 
 func (e *Elector) stand(now int64) { e.open, e.stood = false, now }
 
-// fail ends an attempt. The next is later each time: the leader may be well, and only this server cut off from it.
+// fail ends an attempt. The next is later each time: the leader may be well, and only this server cut off from it. If two have kept the votes from each other, the one that
+// comes first asks again before the other.
 func (e *Elector) fail(now int64) {
 	e.open = false
-	e.next = now + int64(e.timing.Election)<<min(e.failures, 3)
+	e.freed = e.yes[1:]
+	e.next = now + e.half()<<min(e.failures, 4) + int64(e.rank)*e.half()/2
 	e.failures++
+}
+
+// Freed are the servers to be told, by a PreVote that is Withdrawn, that their promise is void. It is to be asked for after Stand and Told.
+func (e *Elector) Freed() []string {
+	freed := e.freed
+	e.freed = nil
+	return freed
 }
 
 // Told takes a voter's answer. It reports whether this server is to stand now, in a term after the given one.
@@ -228,7 +248,9 @@ func (e *Elector) Told(now int64, attempt uint64, from string, a PreVoteAnswer) 
 	if !e.open || attempt != e.attempt || slices.Contains(e.yes, from) {
 		return 0, false
 	}
-	e.answers++
+	if from != e.lostOne {
+		e.awaited--
+	}
 	e.term = max(e.term, a.Term)
 	if a.Yes {
 		e.yes = append(e.yes, from)
@@ -239,7 +261,7 @@ func (e *Elector) Told(now int64, attempt uint64, from string, a PreVoteAnswer) 
 	case e.won():
 		e.stand(now)
 		return e.term, true
-	case e.answers == e.voters:
+	case len(e.yes)+e.awaited <= e.voters/2:
 		e.fail(now)
 	}
 	return 0, false
@@ -247,8 +269,14 @@ func (e *Elector) Told(now int64, attempt uint64, from string, a PreVoteAnswer) 
 
 // Asked is what this server answers to another. AskLeader: probe the leader, which is Sent; if it does not answer within Timing.Election that is Broke; then ask again.
 func (e *Elector) Asked(now int64, q PreVote, c Candidacy) Verdict {
+	if q.Withdrawn {
+		if e.promised == q.Candidate {
+			e.promised = ""
+		}
+		return Refuse
+	}
 	switch {
-	case e.leads:
+	case e.leads, len(c.Voters) > 0 && !slices.Contains(c.Voters, q.Candidate):
 		return Refuse
 	case e.promised != "" && e.promised != q.Candidate && now < e.until,
 		e.stood != 0 && now < e.stood+2*int64(e.timing.Election):
@@ -257,10 +285,10 @@ func (e *Elector) Asked(now int64, q PreVote, c Candidacy) Verdict {
 		return AskLeader
 	case q.LastTerm < c.LastTerm || q.LastTerm == c.LastTerm && q.LastIndex < c.LastIndex:
 		return Refuse // raft would; but it is known here now that the leader is lost
-	case e.open && q.LastTerm == c.LastTerm && q.LastIndex == c.LastIndex && e.name < q.Candidate:
-		return Refuse // that one will say yes to this
+	case e.open && q.LastTerm == c.LastTerm && q.LastIndex == c.LastIndex && (len(e.yes) > 1 || e.name < q.Candidate):
+		return Refuse // that one will say yes to this, or who has said yes to this would be lost to both
 	}
 	e.open = false
-	e.promised, e.until = q.Candidate, now+2*int64(e.timing.Election)
+	e.promised, e.until = q.Candidate, now+e.bound()
 	return Promise
 }
