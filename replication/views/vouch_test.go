@@ -139,3 +139,26 @@ func TestHeartbeatsComeTogether(t *testing.T) {
 		t.Errorf("the next are due after %d and %d ms, not both an interval after the first", (two-s.now)/ms, (three-s.now)/ms)
 	}
 }
+
+// TestLeaderRenewsNobodyWhomItHasProposedToRemove: not even one that is heard again. A later leader may have found the proposal in its log, and committed it.
+func TestLeaderRenewsNobodyWhomItHasProposedToRemove(t *testing.T) {
+	s := newStage(t, 3)
+	s.l.Elected(s.now, s.g, 5)
+	s.l.Take()
+	for range 20 {
+		s.now += int64(DefaultTiming.Heartbeat) / 2
+		s.beat(1, few, 5, Echo{})
+		s.beat(2, few, 5, Echo{})
+		if o := s.l.Take(); o.Propose != nil {
+			if o.Propose.View.Has(s.sent[3].From) {
+				t.Fatalf("%v is proposed", o.Propose.View)
+			}
+			s.beat(3, few, 5, Echo{})
+			if got := s.granted(); len(got) != 0 {
+				t.Errorf("leases for %v", got)
+			}
+			return
+		}
+	}
+	t.Error("nothing is proposed")
+}
