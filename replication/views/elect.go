@@ -34,7 +34,7 @@ func (d *Driver) elect(now int64) int64 {
 	leader := d.leaderAddress()
 	e.Follow(now, leader, d.raft.State() == raft.Leader)
 	if e.Doubts(now) {
-		d.probe(now, leader, func() {})
+		d.probe(now, leader, d.timing.Election, func() {})
 	}
 	if e.Wants(now) {
 		c := d.candidacy(leader)
@@ -65,19 +65,22 @@ func (d *Driver) leaderAnswered(address string, sent int64, leads bool) {
 	}
 }
 
-// probe asks the leader whether it leads, and calls done, with the state locked, when it has answered or Timing.Election has passed.
-func (d *Driver) probe(now int64, leader string, done func()) {
+// probe asks the leader whether it leads, and calls done, with the state locked, when it has answered or patience is over.
+func (d *Driver) probe(now int64, leader string, patience time.Duration, done func()) {
 	d.elector.Sent(now)
 	ended := false
 	end := func(leads bool) {
+		if ended && !leads {
+			return
+		}
+		d.leaderAnswered(leader, now, leads) // also if it comes late
 		if !ended {
 			ended = true
-			d.leaderAnswered(leader, now, leads)
 			done()
 		}
 	}
 	reply := new(ProbeAnswer)
-	timer := time.AfterFunc(d.timing.Election, func() { d.mail.post(func() { end(false) }) })
+	timer := time.AfterFunc(patience, func() { d.mail.post(func() { end(false) }) })
 	d.link(leader).call(methodProbe, Probe{}, reply, func(err error) {
 		timer.Stop()
 		d.mail.post(func() { end(err == nil && reply.Leads) })
@@ -138,7 +141,7 @@ func (d *Driver) canvass(now int64, attempt uint64, c Candidacy, leader string) 
 		})
 	}
 	if leader != "" {
-		d.probe(now, leader, func() {})
+		d.probe(now, leader, d.timing.Election, func() {})
 	}
 }
 
@@ -176,7 +179,7 @@ func (d *Driver) asked(q PreVote, reply func(PreVoteAnswer)) {
 	c := d.candidacy(leader)
 	switch d.elector.Asked(now, q, c) {
 	case AskLeader:
-		d.probe(now, leader, func() {
+		d.probe(now, leader, d.timing.Election/2, func() {
 			now := Now()
 			d.elector.Follow(now, d.leaderAddress(), d.raft.State() == raft.Leader)
 			a := PreVoteAnswer{Term: c.Term}

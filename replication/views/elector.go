@@ -173,7 +173,7 @@ func (e *Elector) earliest() int64 {
 
 func (e *Elector) expiry() int64 { return e.asked + e.bound() }
 
-// bound is for how long an attempt, and a promise, lasts: who is asked may have to wait for the leader for Timing.Election.
+// bound is for how long an attempt, and a promise, lasts: who is asked may have to wait for the leader.
 func (e *Elector) bound() int64 { return int64(e.timing.Election * 3 / 2) }
 
 // Due is when Doubts or Wants has to be asked again at the latest.
@@ -267,7 +267,8 @@ func (e *Elector) Told(now int64, attempt uint64, from string, a PreVoteAnswer) 
 	return 0, false
 }
 
-// Asked is what this server answers to another. AskLeader: probe the leader, which is Sent; if it does not answer within Timing.Election that is Broke; then ask again.
+// Asked is what this server answers to another. AskLeader: probe the leader, which is Sent; if it does not answer within half of Timing.Election, on top of what the other one
+// has waited, that is Broke; then ask again.
 func (e *Elector) Asked(now int64, q PreVote, c Candidacy) Verdict {
 	if q.Withdrawn {
 		if e.promised == q.Candidate {

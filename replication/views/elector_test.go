@@ -125,10 +125,10 @@ func (v *elector) pump() {
 	leader := v.knows
 	if v.beats && leader != nil && !v.leads && w.now >= v.beat {
 		v.beat = w.now + int64(w.timing.Heartbeat)
-		v.ask(leader, func() {})
+		v.ask(leader, time.Hour, func() {})
 	}
 	if v.e.Doubts(w.now) {
-		v.ask(leader, func() {})
+		v.ask(leader, time.Hour, func() {})
 	}
 	if v.e.Wants(w.now) {
 		c := v.candidacy()
@@ -154,15 +154,14 @@ func (v *elector) pump() {
 	})
 }
 
-// ask asks the leader, by a heartbeat or a probe, and gives up after Timing.Election.
-func (v *elector) ask(leader *elector, done func()) {
+// ask asks the leader, by a heartbeat or a probe.
+func (v *elector) ask(leader *elector, patience time.Duration, done func()) {
 	sent, ended := v.w.now, false
 	v.e.Sent(sent)
 	end := func(leads bool) {
-		if ended || v.down {
+		if v.down || ended && !leads {
 			return
 		}
-		ended = true
 		if v.knows == leader && !v.leads {
 			if leads {
 				v.e.Heard(sent)
@@ -170,10 +169,13 @@ func (v *elector) ask(leader *elector, done func()) {
 				v.e.Broke()
 			}
 		}
-		done()
+		if !ended {
+			ended = true
+			done()
+		}
 		v.pump()
 	}
-	v.w.after(int64(v.w.timing.Election), func() { end(false) })
+	v.w.after(int64(patience), func() { end(false) })
 	reach(v, leader, func(reply func(bool)) { reply(leader.leads) }, func(leads, ok bool) { end(ok && leads) })
 }
 
@@ -210,7 +212,7 @@ func (v *elector) canvass(attempt uint64, c Candidacy) {
 		})
 	}
 	if v.knows != nil {
-		v.ask(v.knows, func() {})
+		v.ask(v.knows, v.w.timing.Election, func() {})
 	}
 }
 
@@ -228,7 +230,7 @@ func (v *elector) asked(q PreVote, reply func(PreVoteAnswer)) {
 	case Promise:
 		a.Yes = true
 	case AskLeader:
-		v.ask(v.knows, func() {
+		v.ask(v.knows, v.w.timing.Election/2, func() {
 			v.e.Follow(v.w.now, v.address(), v.leads)
 			a.Yes = v.e.Asked(v.w.now, q, v.candidacy()) == Promise
 			reply(a)
@@ -347,7 +349,7 @@ func TestLostLeaderIsReplacedByOneElection(t *testing.T) {
 				w.broken[pair(old.number, v.number)] = lineMute
 			}
 			old.leads = false
-			bound += w.timing.Heartbeat + 2*w.timing.Election
+			bound += w.timing.Heartbeat + w.timing.Election*3/2
 			if len(w.servers) > 3 { // of four that notice it at different times, two may have been promised a vote, and neither gets a third
 				bound += 2 * w.timing.Election
 			}

@@ -13,12 +13,12 @@ import (
 //	the leader:                           its connections break, and another one is elected (two commits), then SuspectAfter
 //
 // A leader that hangs, or that the network does not reach any more, is missed when a heartbeat, which is due in Heartbeat at most, has not been answered for
-// Election; another server that is asked then, and has not noticed anything, waits for its own answer for Election too. So with the default that is at most
-// 0.075 + 2*0.045 + 0.27 = 0.435 s, and some milliseconds of disk (0.27 s if it is killed); with Tuned 0.02 + 2*0.02 + 0.115 = 0.175 s (0.115 s).
+// Election; another server that is asked then, and has not noticed anything, waits for its own answer for half of that. So with the default that is at most
+// 0.075 + 0.068 + 0.27 = 0.413 s, and some milliseconds of disk (0.27 s if it is killed); with Tuned 0.02 + 0.03 + 0.115 = 0.165 s (0.115 s).
 //
 // So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent
-// (with more, that waits for a round, and is Heartbeat*6/5 old then), the leader's own, which is renewed by what comes back of its answers, 2*Heartbeat. 75 + 2*45 and
-// 150 ms are less than 230 (20 + 2*20 and 40 less than 100).
+// (with more, that waits for a round, and is Heartbeat*6/5 old then), the leader's own, which is renewed by what comes back of its answers, 2*Heartbeat. 75 + 68 and
+// 150 ms are less than 230 (20 + 30 and 40 less than 100).
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
