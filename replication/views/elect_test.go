@@ -52,6 +52,28 @@ func TestWhoAloneHasLostTheLeaderDoesNotDeposeIt(t *testing.T) {
 	}
 }
 
+// TestDeafReplicaIsRemoved: its heartbeats would still arrive at the leader, though it could not serve.
+func TestDeafReplicaIsRemoved(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)
+	c.patience = time.Hour // raft would notice in some seconds
+	c.start(1, 2, 3)
+	c.serve(1, 2, 3)
+	leader := c.leader()
+	deaf := c.others(leader)[0]
+	for _, n := range c.others(deaf) {
+		how := lineDeafLow
+		if deaf > n {
+			how = lineDeafHigh
+		}
+		c.network.set(deaf, n, how)
+	}
+	t.Log("view without it after", c.serve(c.others(deaf)...))
+	for _, n := range c.others(deaf) {
+		c.network.set(deaf, n, lineWhole)
+	}
+	c.serve(1, 2, 3)
+}
+
 // TestLeaderThatHangsIsReplaced: no connection breaks, and nobody is answered.
 func TestLeaderThatHangsIsReplaced(t *testing.T) {
 	c := newCluster(t, DefaultTiming, 0, 1, 2, 3)

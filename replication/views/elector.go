@@ -137,8 +137,8 @@ func (e *Elector) Doubts(now int64) bool {
 
 func (e *Elector) half() int64 { return int64(e.timing.Election / 2) }
 
-// lost: this server, by itself, has no leader.
-func (e *Elector) lost(now int64) bool {
+// Lost: this server, by itself, has no leader, as far as it knows.
+func (e *Elector) Lost(now int64) bool {
 	switch {
 	case e.leads:
 		return false
@@ -153,7 +153,7 @@ func (e *Elector) Wants(now int64) bool {
 	if e.open {
 		return now >= e.expiry()
 	}
-	return e.lost(now) && now >= e.earliest()
+	return e.Lost(now) && now >= e.earliest()
 }
 
 // earliest is when this server may ask the others, if it has lost its leader. That nobody leads for a moment is part of every election.
@@ -183,7 +183,7 @@ func (e *Elector) Due(now int64) int64 {
 		return now + int64(time.Second)
 	case e.open:
 		return e.expiry()
-	case e.lost(now):
+	case e.Lost(now):
 		return e.earliest()
 	case e.oldest == 0:
 		return now + int64(time.Second)
@@ -256,7 +256,7 @@ func (e *Elector) Told(now int64, attempt uint64, from string, a PreVoteAnswer) 
 		e.yes = append(e.yes, from)
 	}
 	switch {
-	case !e.lost(now):
+	case !e.Lost(now):
 		e.open = false
 	case e.won():
 		e.stand(now)
@@ -282,7 +282,7 @@ func (e *Elector) Asked(now int64, q PreVote, c Candidacy) Verdict {
 	case e.promised != "" && e.promised != q.Candidate && now < e.until,
 		e.stood != 0 && now < e.stood+2*int64(e.timing.Election):
 		return Refuse
-	case !e.lost(now):
+	case !e.Lost(now):
 		return AskLeader
 	case q.LastTerm < c.LastTerm || q.LastTerm == c.LastTerm && q.LastIndex < c.LastIndex:
 		return Refuse // raft would; but it is known here now that the leader is lost

@@ -31,9 +31,20 @@ func (d *Driver) beat(now int64) int64 {
 	return d.holder.Due()
 }
 
-// sendBeat sends a heartbeat now.
+// sendBeat sends a heartbeat now; or a probe, if the leader has not answered. A replica that is deaf would be kept in the view by heartbeats, and could not serve, since the
+// answers do not arrive.
 func (d *Driver) sendBeat(now int64) {
 	h := d.holder
+	to := d.leaderAddress()
+	if d.reign == 0 && to != "" && d.elector.Lost(now) {
+		h.Skip(now)
+		d.probe(now, to, d.timing.Election, func() {
+			if !d.elector.Lost(Now()) {
+				d.holderHurry()
+			}
+		})
+		return
+	}
 	if !h.InView() {
 		d.ping(now)
 	}
@@ -43,7 +54,7 @@ func (d *Driver) sendBeat(now int64) {
 		d.heartbeat(b, Mandate{Own: true}, func(a Answer) { d.answered(a) })
 		return
 	}
-	if to := d.leaderAddress(); to != "" {
+	if to != "" {
 		reply := new(Answer)
 		d.elector.Sent(now)
 		d.link(to).call(methodHeartbeat, b, reply, func(err error) {

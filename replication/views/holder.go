@@ -45,6 +45,9 @@ func (h *Holder) Due() int64 { return h.due }
 // Hurry makes it due now: there is news for the leader, or the leader is a new one.
 func (h *Holder) Hurry(now int64) { h.due = min(h.due, now) }
 
+// Skip puts the heartbeat that is due off: the leader does not answer.
+func (h *Holder) Skip(now int64) { h.due = now + int64(h.timing.Heartbeat) }
+
 // Beat is the heartbeat to be sent now, but for its Term, which is to be read when it has been made. reachable are the members of the present view that have just answered, for an incarnation that is not in it.
 func (h *Holder) Beat(now int64, s Status, reachable uint64) Heartbeat {
 	h.due, h.sent = now+int64(h.timing.Heartbeat), now

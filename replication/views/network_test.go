@@ -20,9 +20,11 @@ type network struct {
 type failure uint8
 
 const (
-	lineWhole failure = iota
-	lineCut           // connections break, and nobody can connect
-	lineMute          // nothing arrives, and nobody is told
+	lineWhole    failure = iota
+	lineCut              // connections break, and nobody can connect
+	lineMute             // nothing arrives, and nobody is told
+	lineDeafLow          // nothing arrives at the one with the lower number
+	lineDeafHigh         // or the higher
 )
 
 func pair(a, b uint8) [2]uint8 { return [2]uint8{min(a, b), max(a, b)} }
@@ -31,7 +33,21 @@ func pair(a, b uint8) [2]uint8 { return [2]uint8{min(a, b), max(a, b)} }
 type wire struct {
 	net.Conn
 	n    *network
+	from uint8 // who has made it
 	ends [2]uint8
+}
+
+// swallowed: what from's end reads (or, not reads, writes) goes nowhere.
+func (w *wire) swallowed(reads bool) bool {
+	switch w.n.state(w.ends) {
+	case lineMute:
+		return true
+	case lineDeafLow:
+		return reads == (w.from == w.ends[0])
+	case lineDeafHigh:
+		return reads == (w.from == w.ends[1])
+	}
+	return false
 }
 
 func newNetwork() *network {
@@ -61,7 +77,7 @@ func (n *network) dialer(from uint8) dialer {
 		if err != nil {
 			return nil, err
 		}
-		w := &wire{Conn: c, n: n, ends: ends}
+		w := &wire{Conn: c, n: n, from: from, ends: ends}
 		n.mu.Lock()
 		n.wires = append(n.wires, w)
 		n.mu.Unlock()
@@ -74,7 +90,7 @@ func (n *network) set(a, b uint8, f failure) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.broken[pair(a, b)] = f
-	if f == lineMute {
+	if f != lineWhole && f != lineCut {
 		return
 	}
 	n.wires = slices.DeleteFunc(n.wires, func(w *wire) bool {
@@ -89,14 +105,14 @@ func (n *network) set(a, b uint8, f failure) {
 func (w *wire) Read(b []byte) (int, error) {
 	for {
 		n, err := w.Conn.Read(b)
-		if err != nil || w.n.state(w.ends) != lineMute {
+		if err != nil || !w.swallowed(true) {
 			return n, err
 		}
 	}
 }
 
 func (w *wire) Write(b []byte) (int, error) {
-	if w.n.state(w.ends) == lineMute {
+	if w.swallowed(false) {
 		return len(b), nil
 	}
 	return w.Conn.Write(b)
