@@ -281,10 +281,11 @@ func (d *Driver) do(note func()) {
 // pump does what time has brought, and what Leader wants done; it returns for how long to sleep.
 func (d *Driver) pump() time.Duration {
 	now := Now()
-	next := min(now+int64(time.Second), d.elect(now))
+	next := now + int64(time.Second)
 	if d.holder != nil {
 		next = min(next, d.beat(now))
 	}
+	next = min(next, d.elect(now)) // after a heartbeat has been sent, whose answer it waits for
 	if d.reign != 0 {
 		if now >= d.ticks {
 			d.leader.Tick(now)
