@@ -285,7 +285,7 @@ func (v *simServer) apply() {
 		if entry.command == nil {
 			if v.role == simLeads && v.applied == v.barrier {
 				v.elected = true
-				v.leader.Elected(v.s.local(v.index), v.group)
+				v.leader.Elected(v.s.local(v.index), v.group, v.term)
 			}
 			continue
 		}

@@ -100,7 +100,7 @@ func (s *sim) drawRates() {
 func (s *sim) leaderTiming() views.Timing {
 	t := s.cfg.views
 	if s.hooks.noWait {
-		t.Lease = t.Heartbeat
+		t.Lease, t.SuspectAfter = t.Heartbeat, 2*t.Heartbeat
 	}
 	return t
 }
@@ -234,15 +234,34 @@ func (r *simReplica) beat() {
 	now := s.local(r.index)
 	server := s.servers[r.index]
 	if now >= r.holder.Due() {
-		h := r.holder.Beat(now, r.status(now), r.reachable())
+		h := r.heartbeat(now)
 		if server.known >= 0 {
-			server.send(server.known, func(at *simServer) {
-				at.leader.Heartbeat(s.local(at.index), h)
-				at.carryOut()
-			})
+			server.send(server.known, func(at *simServer) { at.arrives(server, h) })
 		}
 	}
 	s.after(max(1, s.cfg.steps(s.cfg.views.Heartbeat)/3), r.index, r.beat)
+}
+
+func (r *simReplica) heartbeat(now int64) views.Heartbeat {
+	h := r.holder.Beat(now, r.status(now), r.reachable())
+	h.Term = r.s.servers[r.index].term
+	return h
+}
+
+// arrives gives a heartbeat to the leader here; as in the driver, one of its own process that is due soon goes before another's.
+func (v *simServer) arrives(from *simServer, h views.Heartbeat) {
+	now := v.s.local(v.index)
+	if from != v && v.elected && v.index < len(v.s.replicas) {
+		if own := v.s.replicas[v.index]; own.alive() && own.holder.Due()-now <= int64(v.s.cfg.views.Heartbeat/2) {
+			v.arrives(v, own.heartbeat(now))
+		}
+	}
+	m := views.Mandate{Voters: len(v.s.servers), Voter: from != v, Own: from == v, Leads: v.elected && v.role == simLeads}
+	if v.s.hooks.noRounds {
+		m.Leads, m.Voters, h.Term = true, min(m.Voters, 3), 0
+	}
+	v.leader.Heartbeat(now, h, m)
+	v.carryOut()
 }
 
 // status is what Node tells the leader.

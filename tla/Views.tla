@@ -60,7 +60,8 @@ Number(l) == IF l = Newcomer THEN N ELSE l
 ASSUME Watched \subseteq Lives /\ Electable \subseteq Voters /\ 1 \in Electable
 ASSUME Mutation \in {"none", "RemoveAtOnce", "NoDriftAllowance",
   "LeaseFromReceipt", "NoQuorumRound", "EarlierRound", "NewLeaderNoWait",
-  "AnyIncarnation", "RenewWhileRemoving", "ServeAtOnce"}
+  "AnyIncarnation", "RenewWhileRemoving", "ServeAtOnce", "TermBeforeSending",
+  "AnyTerm", "TwoAreEnough"}
 Without(rule) == Mutation = rule
 
 Quorums == {Q \in SUBSET Voters : 2 * Cardinality(Q) > N}
@@ -77,7 +78,7 @@ View(members, serving) == [members |-> members, serving |-> serving]
 Last == Len(views)
 
 NotLeading == [term |-> 0, ready |-> FALSE, epoch |-> 0, round |-> {},
-               wait |-> [w \in Watched |-> 0]]
+               proposed |-> {}, wait |-> [w \in Watched |-> 0]]
 
 Init ==
   /\ promise = [v \in Voters |-> 1]
@@ -114,10 +115,18 @@ Tick == \E rate \in [Lives -> Rates] :
 
 Sent(w) == {b \in beats : b.life = w}
 
+\* A heartbeat says the term of the voter in its process, read when the time that
+\* the lease counts from has been taken, or later: at once is the least that it
+\* can be.  A newcomer has no vote, and says none.
+Says(w) == IF w \notin Voters THEN {0}
+           ELSE IF Without("TermBeforeSending") THEN 1..promise[w]
+           ELSE {promise[w]}
+
 Send(w) ==
   /\ w \notin ended /\ Cardinality(Sent(w)) < MaxSent
-  /\ beats' = beats \cup {[life |-> w, left |-> Lease, at |-> 0, term |-> 0,
-                           acks |-> {}]}
+  /\ \E said \in Says(w) :
+       beats' = beats \cup {[life |-> w, left |-> Lease, at |-> 0, term |-> 0,
+                             said |-> said, acks |-> {}]}
   /\ UNCHANGED <<promise, lead, barred, pending, views, entered, lease, ended,
                  left>>
 
@@ -127,26 +136,36 @@ Lose(b) ==
                  left>>
 
 \* Whose heartbeats leader v answers: members of the newest view that it has
-\* committed or found committed, but not one whose removal it has proposed.
+\* committed or found committed, but not one whose removal it has proposed: it does
+\* not know whether a later leader has found that in its log, and committed it.
 Renews(v, l) ==
   /\ lead[v].ready
   /\ LET members == views[lead[v].epoch].members
      IN  \/ l \in members
          \/ Without("AnyIncarnation") /\ \E m \in members : Number(m) = Number(l)
-  /\ \/ \A p \in pending : p.term = lead[v].term => l \in p.view.members
+  /\ \/ \A view \in lead[v].proposed : l \in view.members
      \/ Without("RenewWhileRemoving")
+
+\* The sender knew of no later term than the leader's when it said its own, so it
+\* need not be asked.  With the leader it is a quorum of two or three voters; of
+\* more, others are asked, too.
+Vouches(b, v) ==
+  /\ b.said # 0 /\ promise[v] = lead[v].term
+  /\ b.said <= lead[v].term \/ Without("AnyTerm")
 
 \* A heartbeat arrives at a leader, or at one that takes itself for the leader.
 \* What is granted for it ends before Wait has passed here.
 Arrive(b, v) ==
   /\ b.at = 0 /\ Renews(v, b.life)
   /\ beats' = (beats \ {b}) \cup
-       {[b EXCEPT !.at = v, !.term = lead[v].term, !.acks = {v}]}
+       {[b EXCEPT !.at = v, !.term = lead[v].term,
+                  !.acks = {v} \cup IF Vouches(b, v) THEN {b.life} ELSE {}]}
   /\ lead' = [lead EXCEPT ![v].wait[b.life] = Wait]
   /\ UNCHANGED <<promise, barred, pending, views, entered, lease, ended, left>>
 
 \* A voter confirms, after the heartbeat has arrived, that it knows of no later
-\* term.  The round of one heartbeat is a round of its own here: rounds for many
+\* term: it is asked, or it gives back, with a heartbeat of its own, what the
+\* leader had answered after this one's arrival.  The round of one heartbeat is a round of its own here: rounds for many
 \* are no more than these at one time.
 Confirm(b, f) ==
   /\ b.at # 0 /\ f \notin b.acks /\ promise[f] <= b.term
@@ -164,6 +183,7 @@ EarlierRound(v, f) ==
 
 Confirmed(b) ==
   \/ b.acks \in Quorums
+  \/ Without("TwoAreEnough") /\ Cardinality(b.acks) > 1
   \/ Without("NoQuorumRound")
   \/ Without("EarlierRound") /\ lead[b.at].round \in Quorums
 
@@ -230,15 +250,15 @@ Propose(v, view) ==
   /\ lead[v].ready /\ v \notin ended /\ lead[v].term >= barred
   /\ lead[v].epoch = Last /\ Last < MaxViews /\ pending = {}
   /\ pending' = {[term |-> lead[v].term, view |-> view]}
-  /\ UNCHANGED <<promise, lead, barred, views, entered, beats, lease, ended,
-                 left>>
+  /\ lead'    = [lead EXCEPT ![v].proposed = {view}]
+  /\ UNCHANGED <<promise, barred, views, entered, beats, lease, ended, left>>
 
 Commit(v, Q) == \E p \in pending :
   /\ p.term = lead[v].term /\ v \notin ended /\ Follows(v, Q)
   /\ promise' = Heard(v, Q)
   /\ pending' = {}
   /\ views'   = Append(views, p.view)
-  /\ lead'    = [lead EXCEPT ![v].epoch = Len(views')]
+  /\ lead'    = [lead EXCEPT ![v].epoch = Len(views'), ![v].proposed = {}]
   /\ UNCHANGED <<barred, entered, beats, lease, ended, left>>
 
 Now == views[Last]

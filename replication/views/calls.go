@@ -9,6 +9,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/hashicorp/raft"
 )
 
 // The calls between servers, and from an operator.
@@ -17,6 +19,8 @@ const (
 	methodHeartbeat = serviceName + ".Heartbeat"
 	methodConfirm   = serviceName + ".Confirm"
 	methodPing      = serviceName + ".Ping"
+	methodPreVote   = serviceName + ".PreVote"
+	methodProbe     = serviceName + ".Probe"
 	methodHello     = serviceName + ".Hello"
 	methodOperate   = serviceName + ".Operate"
 	methodChannels  = serviceName + ".Channels"
@@ -84,9 +88,10 @@ func (d *Driver) serveCalls() func(net.Conn) {
 func (s *service) Heartbeat(b Heartbeat, a *Answer) error {
 	d := s.d
 	answer := make(chan Answer, 1)
-	d.mail.post(func() { d.heartbeat(b, func(a Answer) { answer <- a }) })
+	d.do(func() { d.arrives(b, func(a Answer) { answer <- a }) })
 	select {
 	case *a = <-answer:
+		a.Leads = d.raft.State() == raft.Leader
 		if a.View.Epoch == b.Epoch {
 			a.View = View{} // it is known there
 		}
@@ -105,6 +110,35 @@ func (s *service) Confirm(q Question, c *Confirmation) error {
 	*c = Confirmation{Server: q.Server, Term: d.raft.CurrentTerm()}
 	d.mail.post(func() { d.adopt(q.View, q.Used) })
 	return nil
+}
+
+// PreVote is answered when this server knows whether it has lost its leader.
+func (s *service) PreVote(q PreVote, a *PreVoteAnswer) error {
+	d := s.d
+	if q.Server != d.cfg.Store.Server() {
+		return fmt.Errorf("this is %s, not %s", d.cfg.Store.Server(), q.Server)
+	}
+	answer := make(chan PreVoteAnswer, 1)
+	d.mail.post(func() { d.asked(q, func(a PreVoteAnswer) { answer <- a }) })
+	select {
+	case *a = <-answer:
+		return nil
+	case <-d.quit:
+		return errClosing
+	}
+}
+
+// Probe goes the way of heartbeats: a server that could not answer these does not lead.
+func (s *service) Probe(_ Probe, a *ProbeAnswer) error {
+	d := s.d
+	answer := make(chan bool, 1)
+	d.mail.post(func() { answer <- d.raft.State() == raft.Leader })
+	select {
+	case a.Leads = <-answer:
+		return nil
+	case <-d.quit:
+		return errClosing
+	}
 }
 
 func (s *service) Ping(p Ping, reply *Pong) error {
@@ -200,7 +234,7 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 }
 
 // leavesMajority refuses to give up a server if too few of those that are left answer: they could elect no leader, and nothing could be changed or mended by
-// commands any more. On the goroutine run.
+// commands any more. With the state locked.
 func (d *Driver) leavesMajority(r Request) error {
 	gone := max(r.Remove, r.Replace) // one of them is 0
 	if gone == 0 || r.Force {
@@ -227,7 +261,7 @@ func (d *Driver) leavesMajority(r Request) error {
 }
 
 // responds reports whether a server of raft has lately confirmed this leader, or sent it a heartbeat: there are no rounds while nobody in the view asks for a
-// lease. On the goroutine run.
+// lease. With the state locked.
 func (d *Driver) responds(server string) bool {
 	now := Now()
 	at, ok := d.voters[server]

@@ -18,7 +18,7 @@ func Dial(ctx context.Context, addr string) (*Client, error) {
 	if deadline, ok := ctx.Deadline(); ok {
 		timeout = min(timeout, time.Until(deadline))
 	}
-	conn, err := dial(addr, string(forCalls), timeout)
+	conn, err := dialer(dialTCP).open(addr, string(forCalls), timeout)
 	if err != nil {
 		return nil, fmt.Errorf("no server of a group at %s: %w", addr, err)
 	}

@@ -170,6 +170,9 @@ type cluster struct {
 	seeds   map[uint8]string
 	servers map[uint8]*server
 	log     zerolog.Logger
+	network *network
+	// patience is raft's; 0: as always.
+	patience time.Duration
 
 	mu    sync.Mutex
 	event chan struct{} // closed at the next change
@@ -177,8 +180,10 @@ type cluster struct {
 }
 
 func newCluster(t *testing.T, timing Timing, witness uint8, numbers ...uint8) *cluster {
-	c := &cluster{t: t, timing: timing, seeds: map[uint8]string{}, servers: map[uint8]*server{}, event: make(chan struct{}), log: zerolog.Nop()}
+	c := &cluster{t: t, timing: timing, seeds: map[uint8]string{}, servers: map[uint8]*server{}, event: make(chan struct{}), log: zerolog.Nop(),
+		network: newNetwork()}
 	if os.Getenv("VIEWS_LOG") != "" {
+		zerolog.TimeFieldFormat = time.RFC3339Nano
 		c.log = zerolog.New(zerolog.ConsoleWriter{Out: os.Stderr, TimeFormat: "05.000"}).With().Timestamp().Logger()
 	}
 	for _, n := range numbers {
@@ -191,6 +196,9 @@ func newCluster(t *testing.T, timing Timing, witness uint8, numbers ...uint8) *c
 
 func (c *cluster) place(t *testing.T, n uint8, witness bool) {
 	c.servers[n] = &server{number: n, witness: witness, port: newPort(t), dir: filepath.Join(t.TempDir(), "data")}
+	c.network.mu.Lock()
+	defer c.network.mu.Unlock()
+	c.network.owner[c.address(n)] = n
 }
 
 func (c *cluster) address(n uint8) string { return c.servers[n].port.listener.Addr().String() }
@@ -231,7 +239,7 @@ func (c *cluster) startThem(slow bool, numbers ...uint8) {
 		}
 		s.side = &side{conns: make(chan net.Conn), done: make(chan struct{})}
 		cfg := Config{Number: n, Address: c.address(n), Witness: s.witness, Seeds: c.seeds, Store: store, Listener: s.side, Timing: c.timing,
-			Logger: c.log.With().Uint8("server", n).Logger()}
+			Logger: c.log.With().Uint8("server", n).Logger(), dial: c.network.dialer(n), patience: c.patience}
 		if !s.witness {
 			s.host = &fakeHost{c: c, slow: slow}
 			cfg.Host = s.host

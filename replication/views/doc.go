@@ -6,6 +6,7 @@
 //	Group    what the servers agree on: slots (who may be in the group) and the view (who is). Raft's replicated state machine.
 //	Leader   what the leader of the control plane decides: leases, removals, joiners, generations.
 //	Holder   the replica's side: heartbeats, its lease, what a view means for this incarnation.
+//	Elector  when this server stands for election: heartbeats stay unanswered, for a majority of the servers.
 //	Timing   the times, and the relations between them that must hold.
 //
 // The Driver runs them on hashicorp/raft. It looks after a Host, which is replication.Node, or nothing on a witness. What a process must remember lies in its Store,
@@ -14,12 +15,13 @@
 // # Leases
 //
 // A replica sends a heartbeat every Timing.Heartbeat. The leader answers when a majority has said, after the heartbeat came, that it knows
-// of no newer leader; the answer lets the replica serve until Timing.Lease after it SENT the heartbeat, by its own clock. A view without a member is committed only
+// of no newer leader, or when there are at most three voters and the sender's own term says so; the answer lets the replica serve until Timing.Lease after it SENT the heartbeat, by its own clock. A view without a member is committed only
 // when Timing.LeaseBound has passed, by the leader's clock, since the last heartbeat of it that was answered so, and since the leader was elected. Why that is enough:
 //
 //   - The leader that grants sees the heartbeat arrive after it was sent, so its count begins later than the holder's and is longer by the drift.
 //   - A later leader L2 counts from its election. Had L2 been elected before a heartbeat was sent, then of the majority that confirmed the older leader
 //     afterwards at least one had voted for L2 and would have named its term. So the heartbeat was sent before, and L2's count covers its lease.
+//   - The sender that says its term, read after it took the time, and the leader that looks at its own when that arrives are a majority of two or three voters: the same holds.
 //
 // # Raft's servers and the group's slots
 //

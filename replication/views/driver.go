@@ -31,10 +31,15 @@ type Config struct {
 	Alike  string
 	Timing Timing // zero: DefaultTiming
 	Logger zerolog.Logger
+
+	// For tests, with networks that break, and without raft's own elections.
+	dial     dialer        // nil: TCP
+	patience time.Duration // of raft; 0: what raftPatience says
 }
 
 // Driver is the control plane of one process: it feeds Leader and Holder with time, messages and what raft says, and does what they
-// want done. One goroutine, run, calls them; everything else leaves it a note in the mail.
+// want done. They are called with the driver's state locked (see do): by the goroutine run, for which everything else leaves notes in the mail, or by who has a heartbeat
+// or the answer to one, since to wake another goroutine costs more than all that it would do.
 type Driver struct {
 	cfg    Config
 	timing Timing
@@ -44,7 +49,7 @@ type Driver struct {
 	raftNow   atomic.Pointer[raft.Raft] // the same, for those who may ask before raft has been started
 	addresses sync.Map                  // raft.ServerID -> string
 	raftLog   *raftStore
-	transport *raft.NetworkTransport
+	transport *transport
 	streams   *streams
 	fsm       *fsm
 	mail      mailbox
@@ -56,7 +61,9 @@ type Driver struct {
 	linksMu sync.Mutex
 	links   map[string]*link
 
-	// From here on: of the goroutine run.
+	timer *time.Timer // when run has to do something
+
+	state      sync.Mutex // what follows
 	leader     *Leader
 	reign      uint64 // counts elections of this server; 0: it does not lead
 	reigns     uint64
@@ -68,9 +75,12 @@ type Driver struct {
 	operators  map[uint64]func(error)
 	operations uint64
 	voters     map[string]int64 // when each raft server has last confirmed this leader
+	lookAt     int64            // when to look which have not lately
 	matching   bool             // raft's configuration is being made to match the group's slots
 	matchAt    int64            // when to look again
 
+	elector  *Elector
+	named    string // the leader's address as another server has named it, until raft hears from a leader
 	holder   *Holder
 	host     *hostWorker
 	reborn   bool // the host is being restarted
@@ -97,13 +107,20 @@ func Start(cfg Config) (*Driver, error) {
 	if cfg.Timing == (Timing{}) {
 		cfg.Timing = DefaultTiming
 	}
+	if cfg.dial == nil {
+		cfg.dial = dialTCP
+	}
+	if cfg.patience == 0 {
+		cfg.patience = cfg.Timing.raftPatience()
+	}
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
 	d := &Driver{cfg: cfg, timing: cfg.Timing, log: cfg.Logger, quit: make(chan struct{}), links: map[string]*link{},
-		leader: NewLeader(cfg.Timing), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
+		leader: NewLeader(cfg.Timing), elector: NewElector(cfg.Timing, cfg.Store.Server()), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
 		operators: map[uint64]func(error){}, voters: map[string]int64{}, pongs: map[Member]pong{}, left: make(chan struct{})}
 	d.mail.bell = make(chan struct{}, 1)
+	d.timer = time.NewTimer(0)
 	if cfg.Host != nil {
 		self, err := cfg.Store.NextIncarnation(0)
 		if err != nil {
@@ -153,31 +170,31 @@ func (c *Config) check() error {
 	return nil
 }
 
-// leaderPatience: raft sends heartbeats every tenth to fifth of its HeartbeatTimeout, and a follower stands for election after one. A leader
-// is configured with a longer one, for its interval alone: a quarter of the messages, which are most of what an idle group costs.
-const leaderPatience = 4
-
 func (d *Driver) startRaft() (err error) {
 	logger := quietLogger(d.log)
 	if d.raftLog, err = d.cfg.Store.openRaft(d.log, logger); err != nil {
 		return err
 	}
 	d.fsm = &fsm{d: d}
-	d.streams = newStreams(d.cfg.Address, d.cfg.Store.Server())
+	d.streams = newStreams(d.cfg.Address, d.cfg.Store.Server(), d.cfg.dial)
 	rc := raft.DefaultConfig()
 	rc.LocalID = raft.ServerID(d.cfg.Store.Server())
-	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = d.timing.Election, d.timing.Election, d.timing.Election
-	rc.CommitTimeout = d.timing.SuspectAfter // only for laggards: news of views go with the rounds
+	patience := d.cfg.patience
+	rc.HeartbeatTimeout, rc.ElectionTimeout, rc.LeaderLeaseTimeout = patience, patience, patience
+	rc.CommitTimeout = time.Second // only for laggards: news of views go with the rounds and with answers to heartbeats
 	rc.SnapshotThreshold, rc.TrailingLogs = 512, 256
 	rc.ShutdownOnRemove = false
 	rc.NoLegacyTelemetry = true
 	rc.Logger = logger
 	leads := make(chan bool, 8)
 	rc.NotifyCh = leads
-	d.transport = raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: d.streams, Logger: logger, MaxPool: 3,
+	inner := raft.NewNetworkTransportWithConfig(&raft.NetworkTransportConfig{Stream: d.streams, Logger: logger, MaxPool: 3,
 		Timeout: d.callTimeout(), ServerAddressProvider: targets{d.addressOf}})
+	d.transport = newTransport(inner, d.cfg.Store.Server(), 4*d.timing.Election, d.quit)
+	d.spawn(d.transport.run)
 	d.raft, err = raft.NewRaft(rc, d.fsm, d.raftLog, d.raftLog.stable, d.raftLog.snapshots, d.transport)
 	if err != nil {
+		close(d.quit)
 		return errors.Join(fmt.Errorf("raft: %w", err), d.transport.Close(), d.raftLog.Close())
 	}
 	d.raftNow.Store(d.raft)
@@ -236,22 +253,29 @@ func (d *Driver) watch(leads <-chan bool, seen <-chan raft.Observation) {
 	}
 }
 
-// run is the goroutine of Leader and Holder.
+// run does what is due, and what the mail brings.
 func (d *Driver) run() {
-	timer := time.NewTimer(0)
-	defer timer.Stop()
+	defer d.timer.Stop()
 	for {
 		select {
 		case <-d.mail.bell:
-		case <-timer.C:
+		case <-d.timer.C:
 		case <-d.quit:
 			return
 		}
-		for _, note := range d.mail.take() {
-			note()
-		}
-		timer.Reset(d.pump())
+		d.do(func() {})
 	}
+}
+
+// do locks the state, reads the mail, calls note, and does what follows from it. The caller holds no lock: the host is asked for its Status, for instance.
+func (d *Driver) do(note func()) {
+	d.state.Lock()
+	defer d.state.Unlock()
+	for _, note := range d.mail.take() {
+		note()
+	}
+	note()
+	d.timer.Reset(d.pump())
 }
 
 // pump does what time has brought, and what Leader wants done; it returns for how long to sleep.
@@ -261,12 +285,14 @@ func (d *Driver) pump() time.Duration {
 	if d.holder != nil {
 		next = min(next, d.beat(now))
 	}
+	next = min(next, d.elect(now)) // after a heartbeat has been sent, whose answer it waits for
 	if d.reign != 0 {
 		if now >= d.ticks {
 			d.leader.Tick(now)
-			d.overdue(now)
-			d.match(now)
 		}
+		d.overdue(now)
+		d.match(now)
+		d.lookIn(now)
 	}
 	for d.carryOut() {
 	}
@@ -283,7 +309,7 @@ func (d *Driver) link(address string) *link {
 	defer d.linksMu.Unlock()
 	l := d.links[address]
 	if l == nil {
-		l = newLink(address, d.callTimeout())
+		l = newLink(address, d.callTimeout(), d.cfg.dial)
 		d.links[address] = l
 		select {
 		case <-d.quit:
@@ -342,7 +368,7 @@ func within(timeout time.Duration, f func()) bool {
 	}
 }
 
-// mailbox takes notes for the goroutine run. Posting never blocks.
+// mailbox takes notes for the goroutine run. They are read with the driver's state locked. Posting never blocks.
 type mailbox struct {
 	mu    sync.Mutex
 	notes []func()

@@ -97,9 +97,7 @@ func TestMajorityReturnsWithoutDataDirectories(t *testing.T) {
 			return strings.Contains(c.servers[n].driver.Why(), "if the data directories of a majority are lost, the group is")
 		})
 	}
-	if c.servers[3].host.serves() {
-		t.Error("replica 3 serves without a majority")
-	}
+	c.until("replica 3 does not serve without a majority, when its lease is over", func() bool { return !c.servers[3].host.serves() })
 	c.kill(3)
 	c.servers[3].dir += "-new"
 	c.start(3)
@@ -304,6 +302,32 @@ func TestStatusIsWhatPeopleWaitFor(t *testing.T) {
 	})
 	c.kill(3)
 	c.until("the witness is missed", func() bool { return slots()[3].Why == "it does not answer" })
+}
+
+// TestWitnessIsLookedInOn: though nothing happens in the group, the leader knows whether the witness is there.
+func TestWitnessIsLookedInOn(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2)
+	c.until("a replica leads", func() bool {
+		if c.leader() == 3 {
+			c.servers[3].driver.raft.LeadershipTransfer().Error()
+			return false
+		}
+		return true
+	})
+	d := c.servers[c.leader()].driver
+	confirmed := func() (at int64) {
+		c.ask(d.cfg.Number, func(d *Driver) { at = d.voters[c.servers[3].driver.cfg.Store.Server()] })
+		return at
+	}
+	first := confirmed()
+	c.until("the witness has confirmed the leader long after that", func() bool { return confirmed() > first+3*int64(d.callTimeout()) })
+	c.ask(d.cfg.Number, func(d *Driver) {
+		if !d.responds(c.servers[3].driver.cfg.Store.Server()) {
+			t.Error("the witness is said not to answer")
+		}
+	})
 }
 
 // TestKeptOutIsLogged: once, when it lasts.

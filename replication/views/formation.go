@@ -18,23 +18,26 @@ import (
 //   - Otherwise: wait. A seed that does not answer may know the group.
 func (d *Driver) form() {
 	for {
-		why := ""
+		why, wait := "", formInterval
 		if !d.settled() {
 			why = d.seek()
 		} else {
-			d.lastNote = ""
+			d.lastNote, wait = "", settledInterval
 		}
 		if why != "" {
 			d.note(why)
 		}
-		if !d.pause(formInterval) {
+		if !d.pause(wait) {
 			return
 		}
 	}
 }
 
-// formInterval is between two attempts to become a server of the group, and after which one that is looks whether it still is.
-const formInterval = 250 * time.Millisecond
+// formInterval is between two attempts to become a server of the group; settledInterval is after which one that is looks whether it still is.
+const (
+	formInterval    = 250 * time.Millisecond
+	settledInterval = time.Second
+)
 
 func (d *Driver) pause(wait time.Duration) bool {
 	t := time.NewTimer(wait)

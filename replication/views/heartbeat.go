@@ -14,6 +14,15 @@ type Heartbeat struct {
 	// Reachable is of a replica that is in no view: the members of the view of epoch Seen that have just answered it, as bits.
 	Reachable uint64
 	Seen      uint64
+	// Term is raft's at the sender, read after the clock for Sent and after the answer with the Echo was there: it had voted for no leader of a later one.
+	Term uint64
+	Echo Echo // of the last answer
+}
+
+// Echo names a moment of a leader: of each answer, which the next heartbeat gives back. Term 0: none.
+type Echo struct {
+	Term  uint64 // in which it leads
+	Stamp int64  // by its clock, ns; the answer was given no earlier
 }
 
 // Answer is the leader's answer to a heartbeat, or (To.Number 0) the news of a view, which concern everybody.
@@ -25,5 +34,8 @@ type Answer struct {
 	Lease uint64
 	View  View   // of epoch 0 if it is the one that the sender has entered
 	Used  uint64 // the greatest incarnation of To's number that has been in a view: tells one that has left from one that is to come
+	Echo  Echo
+	After int64  // ns; not 0: the next heartbeat is wanted after that time, so that those of all come to the leader together
 	Why   string // the sender is not in the view, in words
+	Leads bool   // who answers is raft's leader, or was when it answered
 }

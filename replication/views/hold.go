@@ -3,6 +3,8 @@ package views
 import (
 	"context"
 	"sync"
+
+	"github.com/hashicorp/raft"
 )
 
 // This file is the driver's side of Holder: heartbeats, and what the host is told.
@@ -15,42 +17,96 @@ type pong struct {
 
 // beat sends the heartbeat if it is due, and returns when the next one is.
 func (d *Driver) beat(now int64) int64 {
-	h := d.holder
-	if d.reborn || now < h.Due() {
-		return max(h.Due(), now)
+	due := d.holder.Due()
+	if d.reign != 0 && d.leader.relies(now) {
+		due += int64(d.timing.Heartbeat / 4) // it goes with the next that arrives; see arrives
 	}
-	if d.hasLeft() {
+	switch {
+	case d.reborn || now < due:
+		return max(due, now)
+	case d.hasLeft():
 		return now + int64(d.timing.Heartbeat)
+	}
+	d.sendBeat(now)
+	return d.holder.Due()
+}
+
+// sendBeat sends a heartbeat now; or a probe, if the leader has not answered. A replica that is deaf would be kept in the view by heartbeats, and could not serve, since the
+// answers do not arrive.
+func (d *Driver) sendBeat(now int64) {
+	h := d.holder
+	to := d.leaderAddress()
+	if d.reign == 0 && to != "" && d.elector.Lost(now) {
+		h.Skip(now)
+		d.probe(now, to, d.timing.Election, func() {
+			if !d.elector.Lost(Now()) {
+				d.holderHurry()
+			}
+		})
+		return
 	}
 	if !h.InView() {
 		d.ping(now)
 	}
 	b := h.Beat(now, d.cfg.Host.Status(), d.reachable(now))
+	b.Term = d.raft.CurrentTerm()
 	if d.reign != 0 {
-		d.heartbeat(b, func(a Answer) { d.answered(a) })
-		return h.Due()
+		d.heartbeat(b, Mandate{Own: true}, func(a Answer) { d.answered(a) })
+		return
 	}
-	address, _ := d.raft.LeaderWithID()
-	if to := plain(address); to != "" && to != d.cfg.Address {
+	if to != "" {
 		reply := new(Answer)
+		d.elector.Sent(now)
 		d.link(to).call(methodHeartbeat, b, reply, func(err error) {
-			if err == nil {
-				d.mail.post(func() { d.answered(*reply) })
+			if err != nil { // by this goroutine, perhaps
+				d.mail.post(func() { d.leaderAnswered(to, now, false) })
+				return
 			}
+			d.do(func() {
+				d.leaderAnswered(to, now, reply.Leads)
+				d.answered(*reply)
+			})
 		})
 	}
-	return h.Due()
 }
 
-// heartbeat takes one for the leader, from this process or another; reply is called once, from the goroutine run.
-func (d *Driver) heartbeat(b Heartbeat, reply func(Answer)) {
+// arrives takes a heartbeat of another process. This one's own goes before it if it is due soon: the answer tells when it was, and what comes back answers it.
+func (d *Driver) arrives(b Heartbeat, reply func(Answer)) {
+	now := Now()
+	if d.reign != 0 && d.holder != nil && !d.reborn && !d.hasLeft() && d.holder.Due()-now <= int64(d.timing.Heartbeat/2) {
+		d.sendBeat(now)
+	}
+	m := d.mandate(b.Server)
+	if m.Voter && m.Leads && b.Term <= d.term {
+		d.voters[b.Server] = now // as good as a confirmation
+	}
+	d.heartbeat(b, m, reply)
+}
+
+// heartbeat takes one for the leader, from this process or another; reply is called once, with the state locked.
+func (d *Driver) heartbeat(b Heartbeat, m Mandate, reply func(Answer)) {
 	id := heartbeatID{b.From, b.Sent}
 	if d.answers[id] != nil {
 		reply(Answer{To: b.From, Sent: b.Sent, Why: "the heartbeat has come twice"})
 		return
 	}
 	d.answers[id] = reply
-	d.leader.Heartbeat(Now(), b)
+	d.leader.Heartbeat(Now(), b, m)
+}
+
+// mandate is what raft says now, when a heartbeat of a server has arrived.
+func (d *Driver) mandate(sender string) (m Mandate) {
+	if d.reign == 0 {
+		return m
+	}
+	for _, s := range d.raft.GetConfiguration().Configuration().Servers {
+		if s.Suffrage == raft.Voter {
+			m.Voters++
+			m.Voter = m.Voter || string(s.ID) == sender
+		}
+	}
+	m.Leads = d.leads(d.term)
+	return m
 }
 
 func (d *Driver) answered(a Answer) {

@@ -12,6 +12,7 @@ type Holder struct {
 	sent    int64 // the last one
 	until   int64 // of the lease
 	leaving bool
+	echo    Echo // of the last answer
 }
 
 // Effect is what the host is to be told, in this order.
@@ -44,11 +45,14 @@ func (h *Holder) Due() int64 { return h.due }
 // Hurry makes it due now: there is news for the leader, or the leader is a new one.
 func (h *Holder) Hurry(now int64) { h.due = min(h.due, now) }
 
-// Beat is the heartbeat to be sent now. reachable are the members of the present view that have just answered, for an incarnation that is not in it.
+// Skip puts the heartbeat that is due off: the leader does not answer.
+func (h *Holder) Skip(now int64) { h.due = now + int64(h.timing.Heartbeat) }
+
+// Beat is the heartbeat to be sent now, but for its Term, which is to be read when it has been made. reachable are the members of the present view that have just answered, for an incarnation that is not in it.
 func (h *Holder) Beat(now int64, s Status, reachable uint64) Heartbeat {
 	h.due, h.sent = now+int64(h.timing.Heartbeat), now
 	return Heartbeat{From: h.self, Server: h.server, Sent: now, Alike: h.alike, Bound: int64(h.timing.LeaseBound()), Leaving: h.leaving, Leased: now < h.until, Status: s, Reachable: reachable,
-		Seen: h.view.Epoch}
+		Seen: h.view.Epoch, Echo: h.echo}
 }
 
 // Answer takes the leader's answer to a heartbeat. The lease counts from when that was sent: later, and the leader might believe
@@ -57,8 +61,12 @@ func (h *Holder) Answer(now int64, a Answer) Effect {
 	if a.To.Number != h.self.Number {
 		return Effect{}
 	}
+	h.echo = a.Echo
 	if a.Sent == h.sent && h.due > now {
 		h.due = now + int64(h.timing.Heartbeat)
+		if a.After > 0 {
+			h.due = min(h.due, now+a.After)
+		}
 	}
 	e := h.Adopt(a.View, a.Used)
 	if a.To == h.self && a.Lease != 0 && e.Restart == 0 && !h.leaving {

@@ -28,13 +28,13 @@ func (d *Driver) led(lead bool) {
 	d.leader.Deposed()
 	d.reigns++
 	reign := d.reigns
-	patience := time.Duration(1)
+	patience := d.cfg.patience
 	if lead {
-		patience = leaderPatience
+		patience *= 2 // a longer one only means fewer heartbeats of raft
 		go d.accede(reign)
 	}
 	rc := d.raft.ReloadableConfig()
-	rc.HeartbeatTimeout, rc.ElectionTimeout = patience*d.timing.Election, patience*d.timing.Election
+	rc.HeartbeatTimeout, rc.ElectionTimeout = patience, patience
 	if err := d.raft.ReloadConfig(rc); err != nil {
 		d.log.Error().Err(err).Msg("raft does not take its times")
 	}
@@ -56,7 +56,7 @@ func (d *Driver) accede(reign uint64) {
 			d.reign, d.term, d.acceded = reign, term, Now()
 			d.voters = map[string]int64{}
 			d.log.Info().Uint64("term", term).Msg("this server leads the control plane")
-			d.leader.Elected(Now(), d.fsm.get())
+			d.leader.Elected(Now(), d.fsm.get(), term)
 			d.holderHurry()
 		})
 		return
@@ -149,6 +149,33 @@ func (d *Driver) beginRound(number uint64) {
 	}
 	r.quorum = others/2 + 1
 	d.tally(r)
+}
+
+// lookIn asks voters from which nothing has been heard for a while whether they are there: witnesses send no heartbeats, and rounds may be rare.
+func (d *Driver) lookIn(now int64) {
+	often := int64(d.callTimeout() / 3)
+	if now < d.lookAt {
+		return
+	}
+	d.lookAt = now + often
+	reign, term := d.reign, d.term
+	for _, s := range d.raft.GetConfiguration().Configuration().Servers {
+		server := string(s.ID)
+		if at, ok := d.voters[server]; s.Suffrage != raft.Voter || server == d.cfg.Store.Server() || ok && now-at < often {
+			continue
+		}
+		reply := new(Confirmation)
+		d.link(string(s.Address)).call(methodConfirm, Question{Server: server, Term: term}, reply, func(err error) {
+			if err != nil {
+				return
+			}
+			d.mail.post(func() {
+				if d.reign == reign && reply.Term == term {
+					d.voters[server] = Now()
+				}
+			})
+		})
+	}
 }
 
 func (d *Driver) vote(r *round, c *Confirmation) {

@@ -1,6 +1,9 @@
 package views
 
-import "time"
+import (
+	"math"
+	"time"
+)
 
 // Leader is what the leader of the control plane does. It is told of everything with the time of one clock, which never goes back
 // (nanoseconds of any beginning), and after each call whoever drives it carries out what Take returns. It is safe as long as what it is told is true:
@@ -8,8 +11,8 @@ import "time"
 // had been applied.
 //
 // Four rules make leases safe; each has a test that fails without it.
-//   - A heartbeat is answered with a lease only after a quorum round that began after it arrived: a majority has not elected another leader
-//     before the heartbeat was sent. A later leader begins after that, and its wait (below) covers the lease.
+//   - A heartbeat is answered with a lease only when it is known that a majority had not elected another leader before the heartbeat was sent. A later leader begins
+//     after that, and its wait (below) covers the lease. It is known by a quorum round that began after the heartbeat arrived, or by what the heartbeat says (see vouches).
 //   - Only a member of the committed view gets a lease, and none for whom there is a reason to be removed.
 //   - A member is removed when Timing.LeaseBound has passed since the last heartbeat for which it was given a lease, and since the leader's own election.
 //   - While a command is under way nothing else is decided, and nobody whom it removes gets a lease.
@@ -17,9 +20,10 @@ type Leader struct {
 	timing  Timing
 	group   Group
 	elected bool
-	since   int64 // elected, or it has been found that this process had not been running: nobody is taken for silent from before
-	waited  int64 // elected: leases of leaders before this one run from no later than this
-	last    int64 // of the last call
+	term    uint64 // of raft, in which it was elected
+	since   int64  // elected, or it has been found that this process had not been running: nobody is taken for silent from before
+	waited  int64  // elected: leases of leaders before this one run from no later than this
+	last    int64  // of the last call
 	peers   map[Member]*peer
 
 	round    uint64    // number of the last one that began
@@ -27,6 +31,8 @@ type Leader struct {
 	wanted   bool      // something waits for a new round
 	wantedAt int64     // with wanted: when the first that waits for it arrived
 	news     bool      // the view has changed since the last one began, which carried it to everybody
+	cycle    int64     // when the next heartbeats are to come
+	vouched  int64     // when a heartbeat of another voter last vouched for this leader; 0: none has
 	pending  []pending // heartbeats that wait for a round, in the order of arrival
 	proposed *proposal // under way
 	requests []Request // of operators, in the order of arrival
@@ -48,7 +54,19 @@ type pending struct {
 	sent    int64
 	arrived int64
 	round   uint64 // the first that began later
+	own     bool   // of this process
 }
+
+// Mandate is what raft says of this server, read when a heartbeat has arrived.
+type Mandate struct {
+	Voters int  // of raft's latest configuration
+	Voter  bool // the sender of the heartbeat is one of them
+	Own    bool // the sender is this server
+	Leads  bool // this server is still the leader of the term in which it was elected; to be read last
+}
+
+// fewVoters is of how many voters two are a majority.
+const fewVoters = 3
 
 type proposal struct {
 	command Command
@@ -93,9 +111,9 @@ func (l *Leader) Take() Output {
 	return o
 }
 
-// Elected begins a reign. All that had been committed before has been applied to group.
-func (l *Leader) Elected(now int64, group Group) {
-	*l = Leader{timing: l.timing, group: group, elected: true, since: now, waited: now, last: now,
+// Elected begins a reign, in a term of raft. All that had been committed before has been applied to group.
+func (l *Leader) Elected(now int64, group Group, term uint64) {
+	*l = Leader{timing: l.timing, group: group, elected: true, term: term, since: now, waited: now, last: now,
 		peers: map[Member]*peer{}, round: l.round, out: l.out}
 	l.step(now)
 }
@@ -115,8 +133,8 @@ func (l *Leader) Deposed() {
 	*l = Leader{timing: l.timing, peers: map[Member]*peer{}, round: l.round, out: Output{Answers: answers, Results: results}}
 }
 
-// Heartbeat is told of each that arrives. It is answered once, now or later.
-func (l *Leader) Heartbeat(now int64, h Heartbeat) {
+// Heartbeat is told of each that arrives, and what raft says then. It is answered once, now or later.
+func (l *Leader) Heartbeat(now int64, h Heartbeat, m Mandate) {
 	if !l.elected {
 		l.answer(h.From, h.Sent, 0, "the leader of the control plane is changing")
 		return
@@ -137,16 +155,84 @@ func (l *Leader) Heartbeat(now int64, h Heartbeat) {
 		p.beat = h
 		p.beat.Leaving = leaving || h.Leaving
 	}
+	vouches := l.vouches(h, m)
+	if vouches {
+		l.vouched = now
+		l.echoed(now, h.Echo)
+	}
 	if !l.group.View.Has(h.From) || p.beat.Leaving {
 		l.step(now)
 		l.answer(h.From, h.Sent, 0, l.whyOut(now, h.From, p))
 		return
 	}
-	l.pending = append(l.pending, pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1})
+	waits := pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1, own: m.Own}
+	if vouches {
+		l.step(now)
+		l.decide(now, waits, true)
+		l.out.Answers[len(l.out.Answers)-1].After = l.together(now)
+		return
+	}
+	l.pending = append(l.pending, waits)
+	if !m.Own || !l.relies(now) {
+		l.want(now)
+	}
+	l.step(now)
+}
+
+// vouches reports whether the heartbeat shows by itself what a round would. Its sender had not voted in a term after Term when it read that, after Sent; this server
+// has not now, in its own term, which is not below. Of at most three voters these two are a majority, so no leader of a later term had been elected when the
+// heartbeat was sent. A configuration of raft that is about to take the place of the latest one, or that it took the place of, has one voter more or less, and without
+// these two no majority either.
+func (l *Leader) vouches(h Heartbeat, m Mandate) bool {
+	return m.Leads && m.Voter && !m.Own && m.Voters <= fewVoters && h.Term <= l.term
+}
+
+// echoed answers heartbeats of this process by that of another voter: it had this leader's answer of Echo.Stamp when it read its term, so that no other leader had
+// been elected by then, and heartbeats of before are older.
+func (l *Leader) echoed(now int64, e Echo) {
+	if e.Term != l.term {
+		return
+	}
+	waiting := l.pending[:0]
+	for _, p := range l.pending {
+		if p.own && p.arrived <= e.Stamp {
+			l.decide(now, p, true)
+			continue
+		}
+		waiting = append(waiting, p)
+	}
+	l.pending = waiting
+}
+
+// together is after which time the sender of a heartbeat that has just come is to send the next one, so that it comes with those of others: to be woken
+// twice costs this process twice as much, whatever it then has to do.
+func (l *Leader) together(now int64) int64 {
+	if now >= l.cycle-int64(l.timing.Heartbeat/8) {
+		l.cycle = now + int64(l.timing.Heartbeat)
+	}
+	return l.cycle - now
+}
+
+// relies: heartbeats of another voter come and vouch for this leader, so that its own need no round, or only when they have waited for too long.
+func (l *Leader) relies(now int64) bool {
+	return l.vouched != 0 && now-l.vouched < int64(2*l.timing.Heartbeat)
+}
+
+// want begins a round, in a moment.
+func (l *Leader) want(now int64) {
 	if !l.wanted {
 		l.wanted, l.wantedAt = true, now
 	}
-	l.step(now)
+}
+
+// missed is when an own heartbeat that is not echoed needs a round after all; none waits: never.
+func (l *Leader) missed() int64 {
+	for _, p := range l.pending {
+		if p.own {
+			return p.arrived + int64(l.timing.Heartbeat*3/2)
+		}
+	}
+	return math.MaxInt64
 }
 
 // RoundDone: a majority has said, after the round began, that it knows of no newer leader; or (not ok) it has not said so in time.
@@ -245,6 +331,9 @@ func (l *Leader) awake(now int64) {
 // step does what is due.
 func (l *Leader) step(now int64) {
 	l.expire(now)
+	if now >= l.missed() {
+		l.want(now)
+	}
 	if l.proposed == nil && l.group.ID != "" {
 		l.next(now)
 	}
@@ -280,6 +369,8 @@ func (l *Leader) Wake() int64 {
 	}
 	if l.wanted {
 		wake = min(wake, l.roundDue())
+	} else {
+		wake = min(wake, l.missed())
 	}
 	return wake
 }
@@ -298,7 +389,8 @@ func (l *Leader) expire(now int64) {
 }
 
 func (l *Leader) answer(to Member, sent int64, lease uint64, why string) {
-	l.out.Answers = append(l.out.Answers, Answer{To: to, Sent: sent, Lease: lease, View: l.group.View, Used: l.group.Used[to.Number&63], Why: why})
+	l.out.Answers = append(l.out.Answers, Answer{To: to, Sent: sent, Lease: lease, View: l.group.View, Used: l.group.Used[to.Number&63], Why: why,
+		Echo: Echo{Term: l.term, Stamp: l.last}})
 }
 
 func (l *Leader) result(id uint64, why string) {

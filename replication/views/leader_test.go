@@ -23,7 +23,7 @@ func newStage(t *testing.T, n int) *stage {
 	for _, r := range s.g.View.Members {
 		s.sent[r.Number] = Heartbeat{From: r.Member, Status: Status{Epoch: 1, Settled: true}}
 	}
-	s.l.Elected(s.now, s.g)
+	s.l.Elected(s.now, s.g, 1)
 	return s
 }
 
@@ -58,7 +58,7 @@ func (s *stage) run(milliseconds int64, numbers ...uint8) {
 				if s.g.View.Has(b.From) {
 					b.Epoch = s.g.View.Epoch
 				}
-				s.l.Heartbeat(s.now, b)
+				s.l.Heartbeat(s.now, b, Mandate{})
 			}
 		}
 		s.l.Tick(s.now)
@@ -97,7 +97,7 @@ func TestHeartbeatIsAnsweredAfterARoundThatBeganLater(t *testing.T) {
 	beat := func(n uint8) {
 		b := s.sent[n]
 		b.Sent = s.now
-		s.l.Heartbeat(s.now, b)
+		s.l.Heartbeat(s.now, b, Mandate{})
 	}
 	beat(1)
 	first := s.l.Take()
@@ -235,7 +235,7 @@ func TestHolderCountsTheLeaseFromSending(t *testing.T) {
 	if e := answer(first); e != (Effect{}) {
 		t.Errorf("an answer that came late: %+v", e)
 	}
-	if h.Due() != 260*ms {
+	if h.Due() != 275*ms {
 		t.Errorf("the next heartbeat is due at %d ms", h.Due()/ms)
 	}
 	h.Leave(210 * ms)

@@ -10,6 +10,7 @@ import (
 // link is the connection for calls to one server. It is made when it is needed. Calls do not wait for each other.
 type link struct {
 	address string
+	dialer  dialer
 	timeout time.Duration // of dialling, and of the oldest call under way: then the connection is taken for dead
 
 	mu      sync.Mutex
@@ -35,8 +36,8 @@ var (
 // waitingMax bounds the calls that wait for a connection.
 const waitingMax = 64
 
-func newLink(address string, timeout time.Duration) *link {
-	return &link{address: address, timeout: timeout, calls: map[*call]struct{}{}}
+func newLink(address string, timeout time.Duration, d dialer) *link {
+	return &link{address: address, dialer: d, timeout: timeout, calls: map[*call]struct{}{}}
 }
 
 // call begins a call; reply is written before done(nil).
@@ -65,7 +66,7 @@ func (l *link) call(method string, args, reply any, done func(error)) {
 }
 
 func (l *link) dial() {
-	conn, err := dial(l.address, string(forCalls), l.timeout)
+	conn, err := l.dialer.open(l.address, string(forCalls), l.timeout)
 	l.mu.Lock()
 	l.dialing = false
 	waiting := l.waiting

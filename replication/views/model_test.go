@@ -41,6 +41,11 @@ const (
 	shortBound        // the leader takes leases for shorter than they are
 	fromReceipt       // the holder counts the lease from when the answer came
 	driftingClock     // clocks differ by more than Timing.Drift
+	termBefore        // a heartbeat's term was read before the time that the lease counts from
+	manyVoters        // two of five are taken for a majority
+	anyTerm           // the term of a heartbeat is not compared with the leader's
+	staleMandate      // a leader that gets a heartbeat does not look whether it leads yet
+	echoOfNow         // a heartbeat is taken to give back the leader's present time
 )
 
 type machine struct {
@@ -63,6 +68,7 @@ type machine struct {
 	elected   bool
 	roundsOf  map[uint64]uint64 // votes as bits
 	lastReply map[uint8]uint64  // term in the last answer of each voter: for staleRound
+	said      uint64            // the term in the heartbeat before: for termBefore
 }
 
 type event struct {
@@ -206,7 +212,7 @@ func (m *machine) beat(life int) {
 		return
 	}
 	m.on(func() {
-		b := m.holder.Beat(m.clock(), m.status, ^uint64(0))
+		b := m.heartbeat()
 		for _, to := range m.w.machines {
 			if to.leads != 0 && to.leads >= m.term || to.leads != 0 && m.w.rng.IntN(2) == 0 {
 				if to == m {
@@ -220,6 +226,18 @@ func (m *machine) beat(life int) {
 	m.w.after(max(1e6, min(m.holder.Due()-m.clock(), int64(m.w.timing.Heartbeat))), func() { m.beatDue(life) })
 }
 
+func (m *machine) heartbeat() Heartbeat {
+	b := m.holder.Beat(m.clock(), m.status, ^uint64(0))
+	b.Term = m.term
+	if m.w.lie == termBefore {
+		b.Term = m.said
+		if m.w.rng.IntN(8) == 0 {
+			m.said = m.term
+		}
+	}
+	return b
+}
+
 // beatDue sends the next heartbeat when it is due, which answers put off.
 func (m *machine) beatDue(life int) {
 	if wait := m.holder.Due() - m.clock(); m.life == life && wait > 0 {
@@ -230,7 +248,21 @@ func (m *machine) beatDue(life int) {
 }
 
 func (m *machine) arrives(from *machine, b Heartbeat) {
-	m.leader.Heartbeat(m.clock(), b)
+	if m.leads != 0 && from != m && m.holder.Due()-m.clock() <= int64(m.w.timing.Heartbeat/2) {
+		m.arrives(m, m.heartbeat()) // as the driver does
+	}
+	mandate := Mandate{Voters: len(m.w.machines), Voter: from != m, Own: from == m, Leads: m.leads != 0 && m.term == m.leads}
+	switch m.w.lie {
+	case manyVoters:
+		mandate.Voters = fewVoters
+	case anyTerm:
+		b.Term = 0
+	case staleMandate:
+		mandate.Leads = true
+	case echoOfNow:
+		b.Echo = Echo{Term: m.leads, Stamp: m.clock()}
+	}
+	m.leader.Heartbeat(m.clock(), b, mandate)
 	m.carryOut()
 }
 
@@ -461,7 +493,7 @@ func (w *world) elect(m *machine) bool {
 				return
 			}
 			w.barrier = term
-			m.leader.Elected(m.clock(), w.group)
+			m.leader.Elected(m.clock(), w.group, term)
 			switch w.lie {
 			case noWait:
 				m.leader.waited = -1 << 60

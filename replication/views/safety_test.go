@@ -52,7 +52,10 @@ func tail(log []string) string { return strings.Join(log[max(0, len(log)-40):], 
 func TestBrokenRulesAreCaught(t *testing.T) {
 	for name, l := range map[string]lie{"heartbeats answered without a round": noRound, "rounds that count old answers": staleRound,
 		"a new leader that does not wait": noWait, "a leader that takes leases for shorter": shortBound,
-		"leases counted from receipt": fromReceipt, "clocks that drift too much": driftingClock} {
+		"a term that was read before the heartbeat's time": termBefore, "two of five for a majority": manyVoters,
+		"terms of heartbeats that are not compared": anyTerm, "heartbeats to a leader that does not lead any more": staleMandate,
+		"own heartbeats answered by echoes that are older": echoOfNow,
+		"leases counted from receipt":                      fromReceipt, "clocks that drift too much": driftingClock} {
 		t.Run(name, func(t *testing.T) {
 			for seed := uint64(1); seed < 3000; seed++ {
 				if _, wrong := live(seed, l); wrong != "" {

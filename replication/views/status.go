@@ -154,7 +154,7 @@ func (l *Leader) speaker(number uint8) (m Member) {
 	return m
 }
 
-// status is the leader's, on the goroutine run.
+// status is the leader's, with the state locked.
 func (d *Driver) status() GroupStatus {
 	now := Now()
 	s := d.leader.Status(now)

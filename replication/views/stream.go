@@ -23,8 +23,16 @@ const (
 // helloTimeout bounds how long a connection may take to say what it is for.
 const helloTimeout = 3 * time.Second
 
-func dial(address string, hello string, timeout time.Duration) (net.Conn, error) {
-	conn, err := net.DialTimeout("tcp", address, timeout)
+// dialer makes a connection to host:port.
+type dialer func(address string, timeout time.Duration) (net.Conn, error)
+
+func dialTCP(address string, timeout time.Duration) (net.Conn, error) {
+	return net.DialTimeout("tcp", address, timeout)
+}
+
+// open makes a control connection and says what it is for.
+func (d dialer) open(address string, hello string, timeout time.Duration) (net.Conn, error) {
+	conn, err := d(address, timeout)
 	if err != nil {
 		return nil, err
 	}
@@ -42,6 +50,7 @@ func dial(address string, hello string, timeout time.Duration) (net.Conn, error)
 type streams struct {
 	address string // this server's, as the group knows it
 	server  string
+	dialer  dialer
 	raft    chan net.Conn
 	quit    chan struct{}
 	once    sync.Once
@@ -50,8 +59,8 @@ type streams struct {
 	open map[net.Conn]struct{} // of calls
 }
 
-func newStreams(address, server string) *streams {
-	return &streams{address: address, server: server, raft: make(chan net.Conn), quit: make(chan struct{}), open: map[net.Conn]struct{}{}}
+func newStreams(address, server string, d dialer) *streams {
+	return &streams{address: address, server: server, dialer: d, raft: make(chan net.Conn), quit: make(chan struct{}), open: map[net.Conn]struct{}{}}
 }
 
 // serve takes control connections from the listener until it is closed; calls serves those that are not raft's.
@@ -157,7 +166,7 @@ func (a address) String() string { return string(a) }
 // Dial connects to host:port/server, which is how target writes it.
 func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	host, server, _ := strings.Cut(string(to), "/")
-	return dial(host, string([]byte{forRaft, byte(len(server))})+server, timeout)
+	return s.dialer.open(host, string([]byte{forRaft, byte(len(server))})+server, timeout)
 }
 
 // targets is raft's ServerAddressProvider: an address with the name of the server that is meant.

@@ -10,25 +10,26 @@ import (
 // servers of a group must have the same. The arithmetic, for a replica that is killed:
 //
 //	not the leader of the control plane:  SuspectAfter after its last heartbeat, and a commit (two fsyncs at one time)
-//	the leader:                           1 to 3 Election until another one stands, two commits, then SuspectAfter
+//	the leader:                           its connections break, and another one is elected (two commits), then SuspectAfter
 //
-// Two servers that stand at one time share the votes now and then, and stand again 1 to 2 Election later. So with the default that is at most
-// 0.265 s and 5*0.045 + 0.265 = 0.49 s (0.40 s without a split vote), and some milliseconds of disk; with Tuned 0.115 s and
-// 5*0.02 + 0.115 = 0.215 s (0.175 s).
+// A leader that hangs, or that the network does not reach any more, is missed when a heartbeat, which is due in Heartbeat at most, has not been answered for
+// Election; another server that is asked then, and has not noticed anything, waits for its own answer for half of that. So with the default that is at most
+// 0.075 + 0.068 + 0.27 = 0.413 s, and some milliseconds of disk (0.27 s if it is killed); with Tuned 0.02 + 0.03 + 0.115 = 0.165 s (0.115 s).
 //
-// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: it is Heartbeat*6/5 old when it
-// is renewed (twice that right after a new leader, or a lost message), and 72 + 3*45 < 230 ms (24 + 3*20 < 100 ms).
+// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent
+// (with more, that waits for a round, and is Heartbeat*6/5 old then), the leader's own, which is renewed by what comes back of its answers, 2*Heartbeat. 75 + 68 and
+// 150 ms are less than 230 (20 + 30 and 40 less than 100).
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
 	SuspectAfter time.Duration // a replica that has been silent for so long is removed from the view
-	Election     time.Duration // raft: silence of the leader after which a server stands for election, as soon as its timer (1 to 2 times that) looks
+	Election     time.Duration // silence of the leader after which a server asks the others whether they have lost it too, to stand for election then
 	Unreachable  time.Duration // the same between two replicas that both reach the leader: one is removed; not less than SuspectAfter
 	Drift        float64       // bound of the difference in rate of any two clocks of the group: 0.01 is a hundredth
 }
 
 // DefaultTiming makes writes stall for less than 500 ms when a replica is killed.
-var DefaultTiming = Timing{Heartbeat: 60 * time.Millisecond, Lease: 230 * time.Millisecond, SuspectAfter: 265 * time.Millisecond,
+var DefaultTiming = Timing{Heartbeat: 75 * time.Millisecond, Lease: 230 * time.Millisecond, SuspectAfter: 270 * time.Millisecond,
 	Election: 45 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
 
 // TunedTiming makes writes stall for less than 200 ms, on machines whose processes are not kept from running for as long.
