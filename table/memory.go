@@ -60,7 +60,8 @@ type pool struct {
 
 	mu    sync.Mutex
 	list  uint32 // given back: the latest first, for it is still in the processor's cache
-	fresh uint32 // from here on segments have never been used, and cost no memory yet
+	fresh uint32 // from here on segments have never been used, and cost no memory yet but what lies ahead
+	ahead ahead
 }
 
 const (
@@ -124,6 +125,7 @@ func (p *pool) take(n int, use segmentUse, intoReserve bool) (first uint32, ok b
 		p.segments[id] = segment{use: use, leastExptime: noExptime, next: first}
 		first = id
 	}
+	p.ahead.passed(p.fresh)
 	return first, true
 }
 

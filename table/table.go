@@ -79,16 +79,18 @@ func New(cfg Config) (*Table, error) {
 	for i := range t.lanes {
 		t.lanes[i].init(t)
 	}
+	t.startAhead()
 	return t, nil
 }
 
 // Close unmaps the memory. Nobody may use the table, its lanes, or slices into it any more.
 func (t *Table) Close() error {
 	mem := t.mapping
-	t.mapping = nil
 	if mem == nil {
 		return nil
 	}
+	t.stopAhead()
+	t.mapping = nil
 	if err := unmapMemory(mem); err != nil {
 		return fmt.Errorf("table: cannot unmap %d bytes: %w", len(mem), err)
 	}
