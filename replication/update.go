@@ -303,7 +303,7 @@ func (l *Lane) finish(op *Op) {
 	if op.replay {
 		return // nobody has asked for it
 	}
-	if op.phase == inFlight && op.Kind != opEvict && op.Kind != OpFlush && op.Result.Status != Unavailable {
+	if l.steps != nil && op.phase == inFlight && op.Kind != opEvict && op.Kind != OpFlush && op.Result.Status != Unavailable {
 		l.traceUpdate(StepAnswer, op)
 	}
 	op.phase = idle
