@@ -35,7 +35,6 @@ var tracedRules = []string{
 	"an RMW waits until the key is valid",
 	"a write waits for the same member's RMW in flight",
 	"VAL counts only for equal time stamps",
-	"a replay is acknowledged only if nothing newer is held",
 	"an RMW gathers anew in each view",
 	"nobody else finishes the update of a member that is in the view",
 }
