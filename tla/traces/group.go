@@ -18,15 +18,19 @@ type step = replication.TraceStep
 // lineMax bounds a line, in bytes.
 const lineMax = 1 << 20
 
-// readGroup reads all that a group has written, and brings it into an order: that of time, where no message is received before it was sent.
-// A replica's own steps keep their order.
+// laneOf is a lane of a replica: its steps are in their order. Those of other lanes of the replica may be in any: a step is told of after its messages can
+// have left, and been answered.
+type laneOf struct{ replica, lane uint8 }
+
+// readGroup reads all that a group has written, and brings it into an order: that of time, where no message is received before it was sent, and the steps of
+// each lane of a replica keep theirs.
 func readGroup(folder string) ([]*step, error) {
 	files, err := filepath.Glob(filepath.Join(folder, "*.ndjson"))
 	if err != nil {
 		return nil, err
 	}
-	byReplica := map[uint8][]*step{}
-	var order []uint8
+	lanes := map[laneOf][]*step{}
+	var order []laneOf
 	for _, file := range files {
 		text, err := os.ReadFile(file)
 		if err != nil {
@@ -42,18 +46,19 @@ func readGroup(folder string) ([]*step, error) {
 			if s.Replica < 1 || s.Replica > maxReplica {
 				return nil, fmt.Errorf("%s:%d: replica %d is not in 1..%d", file, n, s.Replica, maxReplica)
 			}
-			if byReplica[s.Replica] == nil {
-				order = append(order, s.Replica)
+			lane := laneOf{s.Replica, s.Lane}
+			if lanes[lane] == nil {
+				order = append(order, lane)
 			}
-			byReplica[s.Replica] = append(byReplica[s.Replica], s)
+			lanes[lane] = append(lanes[lane], s)
 		}
 		if err := lines.Err(); err != nil {
 			return nil, fmt.Errorf("%s: %w", file, err)
 		}
 	}
 	queues := make([][]*step, len(order))
-	for i, replica := range order {
-		queues[i] = byReplica[replica]
+	for i, lane := range order {
+		queues[i] = lanes[lane]
 	}
 	return merge(queues), nil
 }
@@ -67,7 +72,7 @@ type sending struct {
 	key            string // of what a coordinator sends; followers' answers name only the time stamp
 }
 
-// merge brings the steps of all replicas into one order. Clocks of different processors, and a step that is told of after its messages have
+// merge brings the steps of all lanes into one order. Clocks of different processors, and a step that is told of after its messages have
 // left, can make a receipt seem earlier than the sending: then it waits for that.
 func merge(queues [][]*step) (all []*step) {
 	sent := map[sending]bool{}

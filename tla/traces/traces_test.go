@@ -1,6 +1,7 @@
 package main
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -32,6 +33,37 @@ func TestReceiptsComeAfterSendings(t *testing.T) {
 	}
 	if got := merge([][]*step{{enter1}, {taken}}); !slices.Equal(got, []*step{enter1, taken}) {
 		t.Errorf("what nobody has sent: %v", got)
+	}
+}
+
+// Of two lanes, each replica has told of the receipt in one before the sending in the other, which has waited for the file: no order of the files' lines
+// has the sendings first.
+func TestLanesAreIndependent(t *testing.T) {
+	dir := t.TempDir()
+	line := func(replica, lane uint8, s replication.Step, from uint8, sent string) string {
+		return fmt.Sprintf(`{"time":1,"replica":%d,"lane":%d,"epoch":1,"step":%q,"key":"k","from":%d,"ts":[1,%d,0,0],"state":{},"sent":[%s]}`+"\n", replica, lane, s, from, max(from, replica*(1-min(from, 1))), sent)
+	}
+	invTo := func(to, writer uint8) string {
+		return fmt.Sprintf(`{"to":%d,"kind":"INV","ts":[1,%d,0,0]}`, to, writer)
+	}
+	for replica, text := range map[int]string{
+		1: line(1, 1, replication.StepINV, 2, "") + line(1, 0, replication.StepStart, 0, invTo(2, 1)),
+		2: line(2, 0, replication.StepINV, 1, "") + line(2, 1, replication.StepStart, 0, invTo(1, 2)),
+	} {
+		if err := os.WriteFile(filepath.Join(dir, fmt.Sprintf("%d.ndjson", replica)), []byte(text), 0o666); err != nil {
+			t.Fatal(err)
+		}
+	}
+	steps, err := readGroup(dir)
+	if err != nil || len(steps) != 4 {
+		t.Fatalf("%d steps: %v", len(steps), err)
+	}
+	seen := map[uint8]bool{}
+	for _, s := range steps {
+		if s.Step == replication.StepINV && !seen[s.Lane] {
+			t.Errorf("in lane %d the INV is received before it is sent", s.Lane)
+		}
+		seen[s.Lane] = true
 	}
 }
 
