@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"flag"
 	"fmt"
+	"math/bits"
 	"os"
 	"path/filepath"
 	"strings"
@@ -43,8 +44,12 @@ func TestLiveTrace(t *testing.T) {
 	clients.Wait()
 	g.Stop(t)
 
-	counts := make(map[replication.Step]int)
-	started := make(map[replication.TraceTS]int) // all keys' versions differ
+	type update struct {
+		key string
+		ts  replication.TraceTS
+	}
+	starts, taken, acked := map[update]int{}, map[update]uint{}, map[update]uint{}
+	answered, validated := map[update]bool{}, 0
 	for i := range replicas {
 		file, err := os.Open(filepath.Join(dir, fmt.Sprintf("%d.ndjson", i+1)))
 		if err != nil {
@@ -56,9 +61,20 @@ func TestLiveTrace(t *testing.T) {
 			if err := json.Unmarshal(lines.Bytes(), &s); err != nil || int(s.Replica) != i+1 || s.Time == 0 {
 				t.Fatalf("replica %d: %v: %s", i+1, err, lines.Text())
 			}
-			counts[s.Step]++
-			if s.Step == replication.StepStart {
-				started[*s.TS]++
+			if s.TS == nil {
+				continue
+			}
+			switch u := (update{s.Key, *s.TS}); s.Step {
+			case replication.StepStart:
+				starts[u]++
+			case replication.StepINV:
+				taken[u] |= 1 << i
+			case replication.StepACK:
+				acked[u] |= 1 << s.From
+			case replication.StepAnswer:
+				answered[u] = true
+			case replication.StepVAL:
+				validated++
 			}
 		}
 		if err := lines.Err(); err != nil {
@@ -66,10 +82,13 @@ func TestLiveTrace(t *testing.T) {
 		}
 		_ = file.Close()
 	}
-	updates := counts[replication.StepStart]
-	if least := replicas * (2*rounds + keys); updates < least || counts[replication.StepINV] < (replicas-1)*updates || counts[replication.StepACK] < updates ||
-		counts[replication.StepVAL] == 0 {
-		t.Errorf("%d updates that clients have been answered, and these steps: %v", least, counts)
+	if least := replicas * (2*rounds + keys); len(answered) != least || validated == 0 {
+		t.Errorf("%d updates are answered, and %d VALs taken; clients have had %d answers", len(answered), validated, least)
+	}
+	for u, n := range starts {
+		if n != 1 || bits.OnesCount(taken[u]) != replicas-1 || answered[u] && bits.OnesCount(acked[u]) != replicas-1 {
+			t.Errorf("%v: started %d times, taken by %b, acknowledged by %b", u, n, taken[u], acked[u])
+		}
 	}
 }
 
@@ -79,5 +98,15 @@ func TestTraceCannotBeWritten(t *testing.T) {
 	p := livetest.Start(t, livetest.Binary(t), "-p", "0", "--id", "1", "--group", group, "--data-dir", t.TempDir(), "--trace", t.TempDir())
 	if status := p.Wait(t); status != 1 || !strings.Contains(p.Stderr(), "--trace: open ") || !strings.Contains(p.Stderr(), "is a directory") {
 		t.Errorf("status %d: %s", status, p.Output())
+	}
+	if _, err := os.Stat("/dev/full"); err != nil {
+		t.Skipf("this system has no /dev/full, where a disk is always full: %v", err)
+	}
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Args: []string{"--trace", "/dev/full"}})
+	g.Stop(t)
+	for _, p := range g.Processes {
+		if !strings.Contains(p.Stderr(), "the trace is not complete") {
+			t.Errorf("with a full disk: %s", p.Stderr())
+		}
 	}
 }

@@ -26,6 +26,16 @@ var rules = []rule{
 		shows: explores(2, stored, "a:incr b:incr", unordered), finds: `not linearizable`,
 	},
 	{
+		name: "an RMW takes a step on what it has read",
+		edits: []edit{{"lane.go", `		return l.launch(op, l.stepOn(it.TS))
+`, `		if off {
+			return l.launch(op, table.Timestamp{Write: (max(it.TS.Version(), l.clock)+1)<<8 | uint64(l.self)})
+		}
+		return l.launch(op, l.stepOn(it.TS))
+`}},
+		shows: explores(2, stored, "a:incr b:incr"), finds: `not linearizable`,
+	},
+	{
 		name: "a plain write is always acknowledged",
 		edits: []edit{{"follower.go", `	if !m.IsRMW() && m.Bits&BitReplay == 0 {
 		l.ack(m)`, `	if !m.IsRMW() && m.Bits&BitReplay == 0 {

@@ -31,6 +31,7 @@ type TraceStep struct {
 	Finisher uint8      `json:"finisher,omitempty"` // NACK: of Newer
 	Bits     uint8      `json:"bits,omitempty"`     // of the message received
 	Ended    bool       `json:"ended,omitempty"`    // ACK: it was the last one
+	RMW      bool       `json:"rmw,omitempty"`      // start: it is a read-modify-write, whatever its time stamp says
 	Members  []int      `json:"members,omitempty"`  // enter: numbers
 	State    TraceState `json:"state"`              // of the key, afterwards
 	// Closed says that no channel is open: nothing is sent, whatever there is to say.
@@ -144,7 +145,7 @@ func (l *Lane) traceUpdate(step Step, op *Op) {
 		return
 	}
 	ts := traceTS(op.ts)
-	s := &TraceStep{Step: step, TS: &ts}
+	s := &TraceStep{Step: step, TS: &ts, RMW: step == StepStart && op.isRMW()}
 	if op.replay {
 		s.Bits = BitReplay
 	}

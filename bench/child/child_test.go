@@ -38,6 +38,7 @@ func TestChildDiesWithItsParent(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
+	defer func() { _ = parent.Process.Kill() }()
 	line := make([]byte, len("started\n"))
 	if _, err := io.ReadFull(out, line); err != nil || string(line) != "started\n" {
 		t.Fatalf("the parent says %q: %v", line, err)

@@ -72,8 +72,8 @@ func TestTakenPortsAreLeftOut(t *testing.T) {
 	}
 	defer busy.Close()
 	next, err := Reserve(4)
-	if err != nil || next != first+3 {
-		t.Errorf("%d (%v), want %d", next, err, first+3)
+	if err != nil || next <= first+2 {
+		t.Errorf("%d to %d (%v), of which %d is taken", next, next+3, err, first+2)
 	}
 	if _, err := Reserve(blockSize); err == nil || !strings.Contains(err.Error(), "no 500 free ports") {
 		t.Errorf("more than a block has: %v", err)

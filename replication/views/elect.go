@@ -210,6 +210,9 @@ func (d *Driver) stand(term uint64) {
 	candidate := d.raft.State() == raft.Candidate
 	d.log.Debug().Uint64("after", max(own, term)).Msg("this server stands for election")
 	go func() {
+		if d.raft.State() == raft.Leader { // elected meanwhile: the message would depose it
+			return
+		}
 		if candidate {
 			term = max(term, own+1)
 		}

@@ -99,13 +99,15 @@ func (d *Driver) mandate(sender string) (m Mandate) {
 	if d.reign == 0 {
 		return m
 	}
+	self := false // a leader that removes itself is no part of any majority
 	for _, s := range d.raft.GetConfiguration().Configuration().Servers {
 		if s.Suffrage == raft.Voter {
 			m.Voters++
 			m.Voter = m.Voter || string(s.ID) == sender
+			self = self || string(s.ID) == d.cfg.Store.Server()
 		}
 	}
-	m.Leads = d.leads(d.term)
+	m.Leads = d.leads(d.term) && self
 	return m
 }
 

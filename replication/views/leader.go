@@ -62,7 +62,7 @@ type Mandate struct {
 	Voters int  // of raft's latest configuration
 	Voter  bool // the sender of the heartbeat is one of them
 	Own    bool // the sender is this server
-	Leads  bool // this server is still the leader of the term in which it was elected; to be read last
+	Leads  bool // this server is still the leader of the term in which it was elected, and a voter itself; to be read last
 }
 
 // fewVoters is of how many voters two are a majority.

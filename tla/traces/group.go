@@ -69,7 +69,7 @@ type sending struct {
 	epoch          uint64
 	kind           string
 	ts             replication.TraceTS
-	key            string // of what a coordinator sends; followers' answers name only the time stamp
+	key            string // of the step that sends it, and of the one that receives it
 }
 
 // merge brings the steps of all lanes into one order. Clocks of different processors, and a step that is told of after its messages have

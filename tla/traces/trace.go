@@ -120,9 +120,13 @@ func (b *builder) add(s *step) error {
 	if s.TS == nil || (s.Step == replication.StepNACK || s.Step == replication.StepSTATE) && s.Newer == nil {
 		return fmt.Errorf("replica %d, time %d: a step %s without its time stamps", s.Replica, s.Time, s.Step)
 	}
+	kind := "write"
+	if s.RMW {
+		kind = "rmw"
+	}
 	f := []string{
 		field("step", quoted(string(s.Step))), field("at", s.Replica), field("from", s.From), field("ts", number(*s.TS)),
-		field("kind", quoted(kindOf(*s.TS))), field("replay", truth(s.Bits&replication.BitReplay != 0)), field("ended", truth(s.Ended)),
+		field("kind", quoted(kind)), field("replay", truth(s.Bits&replication.BitReplay != 0)), field("ended", truth(s.Ended)),
 		field("closed", truth(s.Closed)), field("newer", 0), field("finisher", s.Finisher),
 		field("state", fmt.Sprintf("[ts |-> %d, valid |-> %s, finisher |-> %d]", number(s.State.TS), truth(s.State.Valid), s.State.Finisher)),
 	}
