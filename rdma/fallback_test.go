@@ -238,13 +238,7 @@ func TestRevived(t *testing.T) {
 		path.revived <- struct{}{}
 		path.revived <- struct{}{} // the one before has been heeded when this has been taken
 		exchangeMarks(t, members, 1)
-		for i, m := range members {
-			m.mu.Lock()
-			if m.ups != 1 {
-				t.Errorf("member %d had %d channels", i+1, m.ups)
-			}
-			m.mu.Unlock()
-		}
+		expectChannels(t, members, 1)
 	})
 }
 
@@ -267,10 +261,16 @@ func testRevived(t *testing.T) {
 	broken.revived <- struct{}{}
 	broken.revived <- struct{}{} // the one before has been heeded when this has been taken
 	exchangeMarks(t, members, 3)
+	expectChannels(t, members, 2)
+}
+
+// expectChannels checks how many channels each member has had.
+func expectChannels(t *testing.T, members [2]*member, want int) {
+	t.Helper()
 	for i, m := range members {
 		m.mu.Lock()
-		if m.ups != 2 {
-			t.Errorf("member %d had %d channels", i+1, m.ups)
+		if m.ups != want {
+			t.Errorf("member %d had %d channels, want %d", i+1, m.ups, want)
 		}
 		m.mu.Unlock()
 	}
