@@ -32,7 +32,7 @@ type Elector struct {
 	until    int64  // of that promise
 
 	attempt  uint64 // number of the last one
-	open     bool   // answers to it are awaited
+	open     bool   // answers to it are awaited: never when the leader has been heard since, or is another
 	asked    int64  // when it began
 	yes      []string
 	voters   int
@@ -203,14 +203,14 @@ func (e *Elector) Stand(now int64, c Candidacy) (attempt uint64, ask, stand bool
 		e.next = now + int64(outsideInterval)
 		return 0, false, false
 	}
-	if e.failures == 0 && e.next == 0 && c.Rank > 0 { // who comes first is likely to have been elected by then
+	if e.next == 0 && c.Rank > 0 { // who comes first is likely to have been elected by then
 		e.next = now + int64(c.Rank)*int64(e.timing.Election/10)
 		return 0, false, false
 	}
 	e.attempt++
-	e.open, e.asked, e.promised = true, now, ""
+	e.open, e.asked = true, now
 	e.yes, e.voters, e.awaited, e.lostOne, e.rank, e.term = []string{e.name}, len(c.Voters), len(c.Voters)-1, c.Lost, c.Rank, c.Term
-	if slices.Contains(c.Voters, c.Lost) {
+	if c.Lost != "" {
 		e.awaited--
 	}
 	if e.won() {
@@ -256,8 +256,6 @@ func (e *Elector) Told(now int64, attempt uint64, from string, a PreVoteAnswer) 
 		e.yes = append(e.yes, from)
 	}
 	switch {
-	case !e.Lost(now):
-		e.open = false
 	case e.won():
 		e.stand(now)
 		return e.term, true
