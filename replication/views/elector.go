@@ -24,7 +24,7 @@ type Elector struct {
 	leads   bool   // this server does
 	changed int64  // when that was last so no more
 	oldest  int64  // when the oldest heartbeat or probe was sent that the leader has not answered; 0: none
-	newest  int64  // the newest that was sent
+	newest  int64  // and the newest of those; 0: none
 	probed  int64  // when the probe was sent; 0: none was since the leader was last heard
 	broken  bool   // the connection broke, or the leader has said that it does not lead
 
@@ -115,13 +115,13 @@ func (e *Elector) Sent(now int64) {
 func (e *Elector) Heard(sent int64) {
 	newest := e.newest
 	e.heard()
-	if sent < newest {
-		e.oldest = newest
+	if sent < newest { // which may have met a leader that is lost
+		e.oldest, e.newest = newest, newest
 	}
 	e.open, e.failures, e.next = false, 0, 0
 }
 
-func (e *Elector) heard() { e.oldest, e.probed, e.broken = 0, 0, false }
+func (e *Elector) heard() { e.oldest, e.newest, e.probed, e.broken = 0, 0, 0, false }
 
 // Broke is told when a call to the leader has failed, or was answered by a server that does not lead.
 func (e *Elector) Broke() { e.broken = true }
