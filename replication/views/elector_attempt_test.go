@@ -7,16 +7,10 @@ import (
 
 // Of an attempt: who begins it, when it is in vain, and what follows then.
 
-const (
-	election = int64(45e6) // DefaultTiming.Election
+var (
+	election = int64(DefaultTiming.Election)
 	half     = election / 2
 )
-
-func TestTimesOfTheseTests(t *testing.T) {
-	if int64(DefaultTiming.Election) != election {
-		t.Errorf("an election timeout is %v, and %d ns here", DefaultTiming.Election, election)
-	}
-}
 
 // begin has an elector ask the others.
 func begin(t *testing.T, e *Elector, now int64, c Candidacy) (attempt uint64) {

@@ -77,3 +77,96 @@ func TestAnswersToPreVotes(t *testing.T) {
 		t.Errorf("after the promise has been given back, a voter is answered %d", v)
 	}
 }
+
+// promised is an elector of server b that has lost its leader a and has promised its vote to c.
+func promised(t *testing.T) (e *Elector, now int64, c Candidacy) {
+	t.Helper()
+	e, now, c = doubtful(t)
+	if v := e.Asked(now, PreVote{Candidate: "c", LastTerm: 5, LastIndex: 9}, c); v != Promise {
+		t.Fatalf("it is answered %d", v)
+	}
+	return e, now, c
+}
+
+func TestPromiseHoldsForAWhile(t *testing.T) {
+	e, now, c := promised(t)
+	first, other := PreVote{Candidate: "c", LastTerm: 5, LastIndex: 9}, PreVote{Candidate: "a", LastTerm: 5, LastIndex: 9}
+	other.Withdrawn = true
+	e.Asked(now, other, c) // not its promise
+	other.Withdrawn = false
+	waits(t, e, now, now+election*3/2)
+	if v := e.Asked(now+election*3/2-1, other, c); v != Refuse {
+		t.Errorf("before the promise is over, another server is answered %d", v)
+	}
+	if v := e.Asked(now+election*3/2-1, first, c); v != Promise {
+		t.Errorf("who has the promise and asks again is answered %d", v)
+	}
+	now += election*3/2 - 1
+	if v := e.Asked(now+election*3/2, other, c); v != Promise {
+		t.Errorf("when the promise is over, another server is answered %d", v)
+	}
+}
+
+// What was promised, or tried, for one leader's sake does not bind when the next one is lost.
+func TestNewLeaderEndsPromisesAndCandidacies(t *testing.T) {
+	for name, begin := range map[string]func(t *testing.T) (*Elector, int64, Candidacy){
+		"a promise": promised,
+		"a candidacy": func(t *testing.T) (*Elector, int64, Candidacy) {
+			e, now, c := doubtful(t)
+			attempt, _, _ := e.Stand(now, c)
+			if _, stand := e.Told(now, attempt, "c", PreVoteAnswer{Yes: true}); !stand {
+				t.Fatal("it does not stand")
+			}
+			return e, now, c
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, now, c := begin(t)
+			if e.Wants(now) {
+				t.Fatal("it does not bind at all")
+			}
+			e.Follow(now, "c:1", false)
+			e.Broke()
+			if !e.Wants(now) {
+				t.Error("it is kept from asking")
+			}
+			if v := e.Asked(now, PreVote{Candidate: "a", LastTerm: 5, LastIndex: 9}, c); v != Promise {
+				t.Errorf("another server is answered %d", v)
+			}
+		})
+	}
+}
+
+// That nobody leads for a moment is part of every election.
+func TestServerWithoutALeaderWaitsForTheOneBeingElected(t *testing.T) {
+	e, now, _ := doubtful(t)
+	now += int64(1e9)
+	e.Follow(now, "", false)
+	waits(t, e, now, now+election)
+}
+
+func TestLeaderPromisesNothing(t *testing.T) {
+	e, now, c := doubtful(t)
+	e.Follow(now, "", true)
+	if v := e.Asked(now, PreVote{Candidate: "c", LastTerm: 5, LastIndex: 10}, c); v != Refuse {
+		t.Errorf("it answers %d", v)
+	}
+}
+
+// A server that has been added and has no configuration yet is counted by the others.
+func TestServerWithoutAConfigurationVotes(t *testing.T) {
+	e, now, _ := doubtful(t)
+	e.Follow(now, "", false)
+	if v := e.Asked(now, PreVote{Candidate: "c", LastTerm: 5, LastIndex: 9}, Candidacy{}); v != Promise {
+		t.Errorf("it answers %d", v)
+	}
+}
+
+func TestServerThatIsNoVoterLooksNowAndThenWhetherItIs(t *testing.T) {
+	e, now, c := doubtful(t)
+	c.Voters = []string{"a", "c"}
+	if _, ask, stand := e.Stand(now, c); ask || stand {
+		t.Errorf("asks %v, stands %v", ask, stand)
+	}
+	waits(t, e, now, now+int64(outsideInterval))
+}
