@@ -133,6 +133,13 @@ func (h *fakeHost) serves() bool {
 	return ok && r.Serving && Now() < h.until
 }
 
+// lease is until when it may serve; 0: it was given up, or there was none.
+func (h *fakeHost) lease() int64 {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	return h.until
+}
+
 func (h *fakeHost) setUnreachable(set uint64) {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -268,9 +268,15 @@ func (d *Driver) run() {
 }
 
 // do locks the state, reads the mail, calls note, and does what follows from it. The caller holds no lock: the host is asked for its Status, for instance.
+// Once stop has begun it does nothing: calls of others, and answers to calls, have goroutines for which Close does not wait, and the host may be gone after that.
 func (d *Driver) do(note func()) {
 	d.state.Lock()
 	defer d.state.Unlock()
+	select {
+	case <-d.quit:
+		return
+	default:
+	}
 	for _, note := range d.mail.take() {
 		note()
 	}
@@ -321,12 +327,15 @@ func (d *Driver) link(address string) *link {
 }
 
 // Close ends the control plane of this process. The lease is given up; the others find a new leader at once if this was it. It is not
-// a Leave: the view keeps the replica until it is missed.
+// a Leave, which waits until the view is without the replica: the others may have to miss it first. Host is not called any more when it has returned.
 func (d *Driver) Close() error {
 	d.closing.Do(func() {
 		if d.cfg.Host != nil {
-			d.mail.post(func() { d.holder.Leave(Now()) })
 			d.cfg.Host.Renew(0)
+			d.do(func() {
+				d.holder.Leave(Now())
+				d.cfg.Host.Renew(0) // one may have been under way
+			})
 		}
 		if d.raft.State() == raft.Leader {
 			within(d.callTimeout(), func() { d.raft.LeadershipTransfer().Error() })
@@ -338,7 +347,9 @@ func (d *Driver) Close() error {
 
 // stop ends everything at once, as the end of the process does.
 func (d *Driver) stop() {
+	d.state.Lock() // what is being done, see do, is done before anything that it uses is closed
 	close(d.quit)
+	d.state.Unlock()
 	d.raftLog.stable.closing.Store(true)
 	stopped := within(5*time.Second, func() { d.raft.Shutdown().Error() })
 	d.linksMu.Lock()
