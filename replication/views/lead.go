@@ -264,39 +264,47 @@ func (d *Driver) match(now int64) {
 	}()
 }
 
-// mismatch is what to do next so that raft's servers are those of the slots; nil: they are. Who does not answer is removed first: of those that are left a
-// majority must.
+// mismatch is what to do next so that raft's servers are those of the slots; nil: they are.
 func (d *Driver) mismatch(servers []raft.Server, group *Group) func() error {
-	servers = slices.Clone(servers)
-	slices.SortStableFunc(servers, func(a, b raft.Server) int {
-		switch x, y := d.responds(string(a.ID)), d.responds(string(b.ID)); {
-		case x == y:
-			return 0
-		case y:
-			return -1
-		}
-		return 1
-	})
-	for _, s := range servers {
-		if slices.ContainsFunc(group.Slots, func(slot Slot) bool { return slot.Server == string(s.ID) }) {
-			continue
-		}
-		if string(s.ID) == d.cfg.Store.Server() { // the next leader removes this server
-			return func() error { return d.raft.LeadershipTransfer().Error() }
-		}
-		d.log.Info().Str("server", string(s.ID)).Str("address", string(s.Address)).Msg("a server of the control plane is removed")
-		return func() error { return d.raft.RemoveServer(s.ID, 0, 0).Error() }
-	}
-	for _, slot := range group.Slots {
-		if slot.Server == "" || slices.ContainsFunc(servers, func(s raft.Server) bool { return slot.Server == string(s.ID) }) {
-			continue
-		}
-		d.log.Info().Str("server", slot.Server).Str("address", slot.Address).Msg("a server of the control plane is added")
+	remove, add := nextChange(servers, group.Slots, d.responds)
+	switch {
+	case remove != nil && string(remove.ID) == d.cfg.Store.Server(): // the next leader removes this server
+		return func() error { return d.raft.LeadershipTransfer().Error() }
+	case remove != nil:
+		d.log.Info().Str("server", string(remove.ID)).Str("address", string(remove.Address)).Msg("a server of the control plane is removed")
+		return func() error { return d.raft.RemoveServer(remove.ID, 0, 0).Error() }
+	case add != nil:
+		d.log.Info().Str("server", add.Server).Str("address", add.Address).Msg("a server of the control plane is added")
 		return func() error {
-			return d.raft.AddVoter(raft.ServerID(slot.Server), raft.ServerAddress(slot.Address), 0, 0).Error()
+			return d.raft.AddVoter(raft.ServerID(add.Server), raft.ServerAddress(add.Address), 0, 0).Error()
 		}
 	}
 	return nil
+}
+
+// nextChange is which of raft's servers is to be removed next, since no slot is its, or if there is none, which slot's server is to be added. Who does not answer is
+// removed first: of those that are left a majority must.
+func nextChange(servers []raft.Server, slots []Slot, responds func(server string) bool) (remove *raft.Server, add *Slot) {
+	for _, s := range servers {
+		if slices.ContainsFunc(slots, func(slot Slot) bool { return slot.Server == string(s.ID) }) {
+			continue
+		}
+		if !responds(string(s.ID)) {
+			return &s, nil
+		}
+		if remove == nil {
+			remove = &s
+		}
+	}
+	if remove != nil {
+		return remove, nil
+	}
+	for _, slot := range slots {
+		if slot.Server != "" && !slices.ContainsFunc(servers, func(s raft.Server) bool { return slot.Server == string(s.ID) }) {
+			return nil, &slot
+		}
+	}
+	return nil, nil
 }
 
 // formGroup is the first thing that is committed: the slots are those of the servers with which raft was begun.
