@@ -177,7 +177,9 @@ func (d *Driver) asked(q PreVote, reply func(PreVoteAnswer)) {
 	now, leader := Now(), d.leaderAddress()
 	d.elector.Follow(now, leader, d.raft.State() == raft.Leader)
 	c := d.candidacy(leader)
-	switch d.elector.Asked(now, q, c) {
+	verdict := d.elector.Asked(now, q, c)
+	d.withdraw()
+	switch verdict {
 	case AskLeader:
 		d.probe(now, leader, d.timing.Election/2, func() {
 			now := Now()
@@ -189,6 +191,7 @@ func (d *Driver) asked(q PreVote, reply func(PreVoteAnswer)) {
 			case AskLeader:
 				a.Leader = d.leaderAddress()
 			}
+			d.withdraw()
 			reply(a)
 		})
 	case Promise:

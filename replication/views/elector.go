@@ -230,13 +230,18 @@ func (e *Elector) stand(now int64) { e.open, e.stood = false, now }
 // fail ends an attempt. The next is later each time: the leader may be well, and only this server cut off from it. If two have kept the votes from each other, the one that
 // comes first asks again before the other.
 func (e *Elector) fail(now int64) {
-	e.open = false
-	e.freed = e.yes[1:]
+	e.giveUp()
 	e.next = now + e.half()<<min(e.failures, 4) + int64(e.rank)*e.half()/2
 	e.failures++
 }
 
-// Freed are the servers to be told, by a PreVote that is Withdrawn, that their promise is void. It is to be asked for after Stand and Told.
+// giveUp ends an attempt for which others may have promised their votes.
+func (e *Elector) giveUp() {
+	e.open = false
+	e.freed = e.yes[1:]
+}
+
+// Freed are the servers to be told, by a PreVote that is Withdrawn, that their promise is void. It is to be asked for after Stand, Told and Asked.
 func (e *Elector) Freed() []string {
 	freed := e.freed
 	e.freed = nil
@@ -287,7 +292,9 @@ func (e *Elector) Asked(now int64, q PreVote, c Candidacy) Verdict {
 	case e.open && q.LastTerm == c.LastTerm && q.LastIndex == c.LastIndex && (len(e.yes) > 1 || e.name < q.Candidate):
 		return Refuse // that one will say yes to this, or who has said yes to this would be lost to both
 	}
-	e.open = false
+	if e.open { // with a longer log, that one needs the votes which have been promised to this one
+		e.giveUp()
+	}
 	e.promised, e.until = q.Candidate, now+e.bound()
 	return Promise
 }

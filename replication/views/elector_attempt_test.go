@@ -332,6 +332,13 @@ func TestOfTwoThatAskEachOther(t *testing.T) {
 			if verdict != Promise && verdict != Refuse || (verdict == Promise) != c.promise {
 				t.Errorf("%s, with a log of %d/%d, is answered %d", c.asks.Candidate, c.asks.LastTerm, c.asks.LastIndex, verdict)
 			}
+			var free []string // since they would be lost to both
+			if c.promise && c.yes != "" {
+				free = []string{c.yes}
+			}
+			if freed := e.Freed(); !slices.Equal(freed, free) {
+				t.Errorf("promises are given back to %v, want %v", freed, free)
+			}
 			// Who has promised its vote does not use it.
 			stands := false
 			for _, v := range []string{"a", "c", "d"} {

@@ -226,13 +226,16 @@ func (v *elector) withdraw() {
 func (v *elector) asked(q PreVote, reply func(PreVoteAnswer)) {
 	v.e.Follow(v.w.now, v.address(), v.leads)
 	a := PreVoteAnswer{Term: v.term}
-	switch v.e.Asked(v.w.now, q, v.candidacy()) {
+	verdict := v.e.Asked(v.w.now, q, v.candidacy())
+	v.withdraw()
+	switch verdict {
 	case Promise:
 		a.Yes = true
 	case AskLeader:
 		v.ask(v.knows, v.w.timing.Election/2, func() {
 			v.e.Follow(v.w.now, v.address(), v.leads)
 			a.Yes = v.e.Asked(v.w.now, q, v.candidacy()) == Promise
+			v.withdraw()
 			reply(a)
 		})
 		return
