@@ -145,7 +145,7 @@ func (e *Elector) Lost(now int64) bool {
 	case e.leader == "" || e.broken:
 		return true
 	}
-	return e.oldest != 0 && now-e.oldest >= int64(e.timing.Election) && e.probed != 0 && now-e.probed >= e.half()
+	return e.probed != 0 && now-e.probed >= e.half() // the probe was sent when half of Timing.Election was over
 }
 
 // Wants reports that Stand is to be called.
@@ -190,7 +190,7 @@ func (e *Elector) Due(now int64) int64 {
 	case e.probed == 0:
 		return e.oldest + e.half()
 	}
-	return max(e.oldest+int64(e.timing.Election), e.probed+e.half())
+	return e.probed + e.half()
 }
 
 // Stand begins an attempt, or ends one that has taken too long. ask: all other voters are to be asked, and Told of their answers with this number. stand: nobody has to be.

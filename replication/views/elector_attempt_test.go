@@ -245,6 +245,12 @@ func TestPromisesInVainAreGivenBack(t *testing.T) {
 			if freed := e.Freed(); len(freed) != 0 {
 				t.Errorf("and once more to %v", freed)
 			}
+			if v := e.Asked(now, PreVote{Candidate: "d", LastTerm: 5, LastIndex: 10}, c); v != Promise {
+				t.Errorf("another server is answered %d", v)
+			}
+			if freed := e.Freed(); len(freed) != 0 {
+				t.Errorf("and once more, for another server, to %v", freed)
+			}
 		})
 	}
 }

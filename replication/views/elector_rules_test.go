@@ -1,6 +1,9 @@
 package views
 
-import "testing"
+import (
+	"testing"
+	"time"
+)
 
 // doubtful is an elector of server b, of a, b and c, that has lost its leader a, and its candidacy.
 func doubtful(t *testing.T) (e *Elector, now int64, c Candidacy) {
@@ -27,6 +30,9 @@ func TestLeaderIsNotLostBeforeItHasBeenProbed(t *testing.T) {
 		t.Fatal("no probe")
 	}
 	e.Sent(now)
+	if at := e.Due(now); at != now+half {
+		t.Errorf("it looks again in %v", time.Duration(at-now))
+	}
 	if now += int64(DefaultTiming.Election)/2 - 1; e.Lost(now) {
 		t.Error("lost before the probe could be answered")
 	}
@@ -47,11 +53,22 @@ func TestVotesOfOthersDoNotCountWhenTheLeaderIsBack(t *testing.T) {
 	}
 }
 
-func TestCandidateStandsAboveTheVotersTerm(t *testing.T) {
-	e, now, c := doubtful(t)
-	attempt, _, _ := e.Stand(now, c)
-	if term, stand := e.Told(now, attempt, "c", PreVoteAnswer{Yes: true, Term: 8}); !stand || term != 8 {
-		t.Errorf("stands: %v, after term %d, want 8", stand, term)
+func TestCandidateStandsAboveTheTermsOfAll(t *testing.T) {
+	for name, terms := range map[string]struct{ first, second, want uint64 }{
+		"its own":         {3, 4, 5},
+		"the first's":     {8, 3, 8},
+		"the second's":    {3, 8, 8},
+		"one that it has": {5, 5, 5},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, now, c := doubtful(t) // in term 5
+			c.Voters = []string{"a", "b", "c", "d", "e"}
+			attempt, _, _ := e.Stand(now, c)
+			e.Told(now, attempt, "c", PreVoteAnswer{Yes: true, Term: terms.first})
+			if term, stand := e.Told(now, attempt, "d", PreVoteAnswer{Yes: true, Term: terms.second}); !stand || term != terms.want {
+				t.Errorf("stands: %v, after term %d, want %d", stand, term, terms.want)
+			}
+		})
 	}
 }
 
@@ -137,12 +154,91 @@ func TestNewLeaderEndsPromisesAndCandidacies(t *testing.T) {
 	}
 }
 
+// Its election takes some time, and another one would only take the votes from it.
+func TestWhoHasStoodWaitsForTheElection(t *testing.T) {
+	e, now, c := doubtful(t)
+	attempt, _, _ := e.Stand(now, c)
+	e.Told(now, attempt, "c", PreVoteAnswer{Yes: true})
+	waits(t, e, now, now+4*election)
+	q := PreVote{Candidate: "c", LastTerm: 5, LastIndex: 10}
+	if v := e.Asked(now+2*election-1, q, c); v != Refuse {
+		t.Errorf("within two election timeouts another server is answered %d", v)
+	}
+	if v := e.Asked(now+2*election, q, c); v != Promise {
+		t.Errorf("after two election timeouts another server is answered %d", v)
+	}
+}
+
 // That nobody leads for a moment is part of every election.
 func TestServerWithoutALeaderWaitsForTheOneBeingElected(t *testing.T) {
-	e, now, _ := doubtful(t)
-	now += int64(1e9)
+	for name, earlier := range map[string]func(t *testing.T) *Elector{
+		"one that has lost it": func(t *testing.T) *Elector { e, _, _ := doubtful(t); return e },
+		"a new one":            func(*testing.T) *Elector { return NewElector(DefaultTiming, "b") },
+		"one that has led, after attempts in vain": func(t *testing.T) *Elector {
+			e, now, c := doubtful(t)
+			for range 6 {
+				vain(t, e, now, c)
+				now = e.Due(now)
+			}
+			e.Follow(now, "", true)
+			return e
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			e, now := earlier(t), int64(2e9)
+			e.Follow(now, "", false)
+			waits(t, e, now, now+election)
+		})
+	}
+}
+
+// raft itself has become a candidate, or has met a later term.
+func TestBackOffGoesOnWhenNobodyIsKnownToLead(t *testing.T) {
+	e, now, c := doubtful(t)
+	for range 5 {
+		vain(t, e, now, c)
+		now = e.Due(now)
+	}
+	vain(t, e, now, c)
 	e.Follow(now, "", false)
-	waits(t, e, now, now+election)
+	waits(t, e, now, now+16*half)
+}
+
+func TestLeaderIsProbedOnce(t *testing.T) {
+	now := int64(1e9)
+	e := NewElector(DefaultTiming, "b")
+	e.Follow(now, "a:1", false)
+	if at := e.Due(now); at != now+int64(time.Second) {
+		t.Errorf("with nothing sent, it looks again in %v", time.Duration(at-now))
+	}
+	e.Sent(now)
+	if at := e.Due(now); at != now+half || e.Doubts(at-1) || !e.Doubts(at) {
+		t.Errorf("the heartbeat is doubted after %v", time.Duration(at-now))
+	}
+	e.Sent(now + half)
+	if e.Doubts(now + half) {
+		t.Error("it is probed twice")
+	}
+	if at := e.Due(now + half); at != now+2*half || e.Lost(at-1) || !e.Lost(at) {
+		t.Errorf("the leader is lost after %v", time.Duration(at-now))
+	}
+}
+
+func TestBrokenConnectionIsNotProbed(t *testing.T) {
+	e, now, _ := doubtful(t)
+	if e.Doubts(now + half) {
+		t.Error("the leader is probed")
+	}
+}
+
+func TestLeaderWaitsForNobody(t *testing.T) {
+	e, now, _ := doubtful(t)
+	e.Follow(now, "", true)
+	e.Sent(now) // to the one before
+	now += election
+	if at := e.Due(now); at != now+int64(time.Second) || e.Lost(now) || e.Wants(now) {
+		t.Errorf("it looks again in %v; it is lost: %v; it wants to ask: %v", time.Duration(at-now), e.Lost(now), e.Wants(now))
+	}
 }
 
 func TestLeaderPromisesNothing(t *testing.T) {
