@@ -488,9 +488,9 @@ const (
 	tickIdle = 100 * time.Millisecond
 )
 
-// timing in ticks of tickBusy: lanes tick only while they are busy.
+// timing in ticks of tickBusy: lanes tick only while they are busy. Timeout is in nanoseconds.
 func timing(opTimeout time.Duration) Timing {
-	return Timing{Probe: 5, Yield: 3, Clock: 2, Timeout: uint64(opTimeout / tickBusy)}
+	return Timing{Probe: 5, Yield: 3, Clock: 2, Timeout: uint64(opTimeout)}
 }
 
 // keepTime ticks the lanes that are busy, and makes room ahead of need.
@@ -549,8 +549,8 @@ func (n *Node) anyBusy() bool {
 	return false
 }
 
-// roomPatience is how long an update waits for room, in ticks, where nothing may be evicted for it.
-const roomPatience = uint64(200 * time.Millisecond / tickBusy)
+// roomPatience is how long an update waits for room, in nanoseconds, where nothing may be evicted for it.
+const roomPatience = uint64(200 * time.Millisecond)
 
 func (n *Node) tickLanes(pass *pass) (busy bool) {
 	starved := false
