@@ -60,7 +60,7 @@ func TestReplaceAMachine(t *testing.T) {
 	fourth.Stop(t)
 }
 
-// TestGroupOfTwoWithWitness: one of two replicas dies, and the other goes on, since the witness has voted for it.
+// TestGroupOfTwoWithWitness: one of two replicas dies, and the other goes on, since the witness has voted for it. The dead one returns, or is removed.
 func TestGroupOfTwoWithWitness(t *testing.T) {
 	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Witness: true})
 	client := portOf(t, g.Clients[0])
@@ -76,6 +76,14 @@ func TestGroupOfTwoWithWitness(t *testing.T) {
 	groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0])
 	if got := command(t, portOf(t, g.Clients[1]), "get k"); got != "VALUE k 0 1\r\n2\r\nEND" {
 		t.Errorf("get from the replica that came back: %s", got)
+	}
+	// It dies again, and is to be removed. Of the two servers that are left, the witness answers, so nothing is in the way.
+	g.Processes[1].Signal(t, os.Kill)
+	g.Processes[1].Wait(t)
+	groupCommandOK(t, "remove", "2", "--at", g.Replication[0])
+	out := groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0])
+	if strings.Contains(out, "does not answer") || !strings.Contains(out, " witness ") {
+		t.Errorf("after the removal:\n%s", out)
 	}
 }
 

@@ -169,6 +169,9 @@ func (d *Driver) status() GroupStatus {
 		}
 		if t.Witness && t.Server != "" && (t.Reached < 0 || t.Reached > d.callTimeout()) {
 			t.Why = "it does not answer"
+			if now-d.acceded <= int64(d.callTimeout()) {
+				t.Why = "it has not answered the new leader yet"
+			}
 		}
 	}
 	return s
