@@ -178,11 +178,12 @@ func stop(t *testing.T, p *livetest.Process) {
 
 // TestChannelsInWords: replicas that reach some by RDMA and some by TCP, for different reasons.
 func TestChannelsInWords(t *testing.T) {
-	const why = "its port is not active"
+	const why, slow = "its port is not active", "it was the second choice"
 	slots := []views.SlotStatus{
 		{Number: 1, Channels: []views.Channel{{Peer: 2, Transport: "rdma rxe1 - rxe2"}, {Peer: 3, Transport: "tcp", Reason: why}, {Peer: 4, Transport: "tcp"}}},
 		{Number: 3, Channels: []views.Channel{{Peer: 1, Transport: "tcp", Reason: why}}},
 		{Number: 5},
+		{Number: 6, Channels: []views.Channel{{Peer: 7, Transport: "rdma rxe1 - rxe2", Reason: slow}, {Peer: 8, Transport: "tcp", Reason: slow}}},
 	}
 	for i, want := range []string{"rdma rxe1 - rxe2 to 2, tcp to 3,4", "tcp to 1", "-"} {
 		if got := channels(&slots[i]); got != want {
@@ -191,7 +192,7 @@ func TestChannelsInWords(t *testing.T) {
 	}
 	var out strings.Builder
 	printReasons(&out, slots)
-	if want := "tcp, 1 to 3, 3 to 1: " + why + "\n"; out.String() != want {
+	if want := "rdma rxe1 - rxe2, 6 to 7: " + slow + "\ntcp, 6 to 8: " + slow + "\ntcp, 1 to 3, 3 to 1: " + why + "\n"; out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

@@ -44,7 +44,7 @@ type SlotStatus struct {
 type Channel struct {
 	Peer      uint8  // number
 	Transport string // rdma, tcp
-	Reason    string // it is tcp, where that was not the only thing wanted; in words
+	Reason    string // it is not what was wanted most, as tcp where rdma was wanted too; in words
 }
 
 // LearnChannels asks the replicas themselves, all at one time, what the leader does not know: their Channels. Who does not answer until ctx ends has none.
