@@ -87,6 +87,43 @@ func TestGroupOfTwoWithWitness(t *testing.T) {
 	}
 }
 
+// TestJoinerWithTooLittleMemory: without evictions (-M), a third replica with less memory (-m) than the pair already holds is not let in, or no set would find room
+// any more. The status has the numbers; with as much as the others have it joins.
+func TestJoinerWithTooLittleMemory(t *testing.T) {
+	const items, itemBytes = 80, 500_000
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Args: []string{"-m", "64", "-M"}})
+	at, client := g.Replication[0], portOf(t, g.Clients[0])
+	for i := range items {
+		if got := command(t, client, fmt.Sprintf("set k%d 0 0 %d\r\n%s", i, itemBytes, strings.Repeat("x", itemBytes))); got != "STORED" {
+			t.Fatalf("set %d: %s", i, got)
+		}
+	}
+	ports := livetest.FreePorts(t, 2)
+	address, dir := livetest.Loopback(ports+1), t.TempDir()
+	groupCommandOK(t, "add", "3="+address, "--at", at)
+	start := func(memoryMB string) *livetest.Process {
+		args := append([]string{"-p", strconv.Itoa(ports), "--id", "3", "--group", "3=" + address + ",1=" + at, "--data-dir", dir, "-m", memoryMB, "-M"}, livetest.Patient...)
+		return livetest.Start(t, livetest.Binary(t), args...)
+	}
+	small := start("32")
+	for told := false; !told; {
+		out := groupCommandOK(t, "status", "--at", at)
+		told = regexp.MustCompile(`(?m)^3 .* joining .*it has too little memory: of its 32 MB .* start it with -m 64`).MatchString(out)
+		if strings.Contains(out, "catching up") {
+			t.Fatalf("it has been let in:\n%s", out)
+		}
+	}
+	if got := command(t, client, "set after 0 0 1\r\nx"); got != "STORED" {
+		t.Errorf("set while the third one asks to join: %s", got)
+	}
+	small.Stop(t)
+	start("64")
+	groupCommandOK(t, "status", "--wait", "3", "--at", at)
+	if got := command(t, client, "set after 0 0 1\r\ny"); got != "STORED" {
+		t.Errorf("set when the third one serves: %s", got)
+	}
+}
+
 // TestWaitGivesUp: status --wait says what is missing, with a status of its own.
 func TestWaitGivesUp(t *testing.T) {
 	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 3})
