@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -252,18 +253,23 @@ func channels(slot *views.SlotStatus) string {
 	return strings.Join(all, ", ")
 }
 
-// printReasons says why messages do not go as well as they might: each reason once, with the channels that it holds for.
+// printReasons says why messages do not go as well as they might: each reason once for each transport, with the channels that it holds for.
 func printReasons(out io.Writer, slots []views.SlotStatus) {
-	of := map[string][]string{}
+	type way struct{ transport, why string }
+	of := map[way][]string{}
 	for _, slot := range slots {
 		for _, ch := range slot.Channels {
 			if ch.Reason != "" {
-				of[ch.Reason] = append(of[ch.Reason], fmt.Sprintf("%d to %d", slot.Number, ch.Peer))
+				w := way{ch.Transport, ch.Reason}
+				of[w] = append(of[w], fmt.Sprintf("%d to %d", slot.Number, ch.Peer))
 			}
 		}
 	}
-	for _, why := range slices.Sorted(maps.Keys(of)) {
-		fmt.Fprintf(out, "tcp, %s: %s\n", strings.Join(of[why], ", "), why)
+	order := func(a, b way) int {
+		return cmp.Or(strings.Compare(a.transport, b.transport), strings.Compare(a.why, b.why))
+	}
+	for _, w := range slices.SortedFunc(maps.Keys(of), order) {
+		fmt.Fprintf(out, "%s, %s: %s\n", w.transport, strings.Join(of[w], ", "), w.why)
 	}
 }
 

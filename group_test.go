@@ -60,7 +60,7 @@ func TestReplaceAMachine(t *testing.T) {
 	fourth.Stop(t)
 }
 
-// TestGroupOfTwoWithWitness: one of two replicas dies, and the other goes on, since the witness has voted for it.
+// TestGroupOfTwoWithWitness: one of two replicas dies, and the other goes on, since the witness has voted for it. The dead one returns, or is removed.
 func TestGroupOfTwoWithWitness(t *testing.T) {
 	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Witness: true})
 	client := portOf(t, g.Clients[0])
@@ -76,6 +76,51 @@ func TestGroupOfTwoWithWitness(t *testing.T) {
 	groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0])
 	if got := command(t, portOf(t, g.Clients[1]), "get k"); got != "VALUE k 0 1\r\n2\r\nEND" {
 		t.Errorf("get from the replica that came back: %s", got)
+	}
+	// It dies again, and is to be removed. Of the two servers that are left, the witness answers, so nothing is in the way.
+	g.Processes[1].Signal(t, os.Kill)
+	g.Processes[1].Wait(t)
+	groupCommandOK(t, "remove", "2", "--at", g.Replication[0])
+	out := groupCommandOK(t, "status", "--wait", "serving", "--at", g.Replication[0])
+	if strings.Contains(out, "does not answer") || !strings.Contains(out, " witness ") {
+		t.Errorf("after the removal:\n%s", out)
+	}
+}
+
+// TestJoinerWithTooLittleMemory: without evictions (-M), a third replica with less memory (-m) than the pair already holds is not let in, or no set would find room
+// any more. The status has the numbers; with as much as the others have it joins.
+func TestJoinerWithTooLittleMemory(t *testing.T) {
+	const items, itemBytes = 80, 500_000
+	g := livetest.StartGroup(t, livetest.GroupConfig{Replicas: 2, Args: []string{"-m", "64", "-M"}})
+	at, client := g.Replication[0], portOf(t, g.Clients[0])
+	for i := range items {
+		if got := command(t, client, fmt.Sprintf("set k%d 0 0 %d\r\n%s", i, itemBytes, strings.Repeat("x", itemBytes))); got != "STORED" {
+			t.Fatalf("set %d: %s", i, got)
+		}
+	}
+	ports := livetest.FreePorts(t, 2)
+	address, dir := livetest.Loopback(ports+1), t.TempDir()
+	groupCommandOK(t, "add", "3="+address, "--at", at)
+	start := func(memoryMB string) *livetest.Process {
+		args := append([]string{"-p", strconv.Itoa(ports), "--id", "3", "--group", "3=" + address + ",1=" + at, "--data-dir", dir, "-m", memoryMB, "-M"}, livetest.Patient...)
+		return livetest.Start(t, livetest.Binary(t), args...)
+	}
+	small := start("32")
+	for told := false; !told; {
+		out := groupCommandOK(t, "status", "--at", at)
+		told = regexp.MustCompile(`(?m)^3 .* joining .*it has too little memory: of its 32 MB .* start it with -m 64`).MatchString(out)
+		if strings.Contains(out, "catching up") {
+			t.Fatalf("it has been let in:\n%s", out)
+		}
+	}
+	if got := command(t, client, "set after 0 0 1\r\nx"); got != "STORED" {
+		t.Errorf("set while the third one asks to join: %s", got)
+	}
+	small.Stop(t)
+	start("64")
+	groupCommandOK(t, "status", "--wait", "3", "--at", at)
+	if got := command(t, client, "set after 0 0 1\r\ny"); got != "STORED" {
+		t.Errorf("set when the third one serves: %s", got)
 	}
 }
 
@@ -170,11 +215,12 @@ func stop(t *testing.T, p *livetest.Process) {
 
 // TestChannelsInWords: replicas that reach some by RDMA and some by TCP, for different reasons.
 func TestChannelsInWords(t *testing.T) {
-	const why = "its port is not active"
+	const why, slow = "its port is not active", "it was the second choice"
 	slots := []views.SlotStatus{
 		{Number: 1, Channels: []views.Channel{{Peer: 2, Transport: "rdma rxe1 - rxe2"}, {Peer: 3, Transport: "tcp", Reason: why}, {Peer: 4, Transport: "tcp"}}},
 		{Number: 3, Channels: []views.Channel{{Peer: 1, Transport: "tcp", Reason: why}}},
 		{Number: 5},
+		{Number: 6, Channels: []views.Channel{{Peer: 7, Transport: "rdma rxe1 - rxe2", Reason: slow}, {Peer: 8, Transport: "tcp", Reason: slow}}},
 	}
 	for i, want := range []string{"rdma rxe1 - rxe2 to 2, tcp to 3,4", "tcp to 1", "-"} {
 		if got := channels(&slots[i]); got != want {
@@ -183,7 +229,7 @@ func TestChannelsInWords(t *testing.T) {
 	}
 	var out strings.Builder
 	printReasons(&out, slots)
-	if want := "tcp, 1 to 3, 3 to 1: " + why + "\n"; out.String() != want {
+	if want := "rdma rxe1 - rxe2, 6 to 7: " + slow + "\ntcp, 6 to 8: " + slow + "\ntcp, 1 to 3, 3 to 1: " + why + "\n"; out.String() != want {
 		t.Errorf("%q, want %q", out.String(), want)
 	}
 }

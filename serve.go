@@ -150,6 +150,9 @@ func (o *options) validate() (map[uint8]string, error) {
 	if o.id < 1 || o.id > replication.MaxMember || group[uint8(o.id)] == "" {
 		return nil, fmt.Errorf("replica %d is not in the group %s", o.id, o.group)
 	}
+	if o.witness && o.trace != "" {
+		return nil, errors.New("--witness with --trace: a witness has no lanes, and takes no steps that could be written: give --trace to the replicas")
+	}
 	if o.replicationAddress != "" && !isHostPort(o.replicationAddress, true) {
 		return nil, fmt.Errorf("--replication-address %q is not host:port", o.replicationAddress)
 	}

@@ -67,6 +67,8 @@ func TestValidate(t *testing.T) {
 		{"one without a group", func(o *options) { o.replicationAddress = ":7000" }, "--replication-address without --group"},
 		{"no data directory", func(o *options) { o.id, o.group, o.dataDir = 1, three, "" }, "--group without --data-dir"},
 		{"a witness of nobody", func(o *options) { o.witness = true }, "--witness is for groups"},
+		{"a witness that is to be traced", func(o *options) { o.id, o.group, o.witness, o.trace = 3, three, true, "steps.ndjson" }, "--witness with --trace: a witness has no lanes"},
+		{"a replica that is to be traced", func(o *options) { o.id, o.group, o.trace = 3, three, "steps.ndjson" }, ""},
 		{"a witness", func(o *options) { o.id, o.group, o.witness = 3, three, true }, ""},
 		{"a lease that outlasts patience", func(o *options) { o.id, o.group, o.timing.Lease = 1, three, time.Second }, "suspect-after must be at least"},
 		{"a comma too many", func(o *options) { o.id, o.group = 1, "1=a:1," }, "give number=host:port"},

@@ -20,7 +20,7 @@ func (l *Lane) startFlush(op *Op) (done bool) {
 		l.floor.invalid = false
 		return true
 	}
-	op.acked, op.phase = 0, inFlight
+	op.acked, op.phase, op.started = 0, inFlight, l.env.Now()
 	l.flight.add(op)
 	l.inv(op)
 	l.broadcast(l.peers)

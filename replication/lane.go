@@ -18,6 +18,9 @@ type Env interface {
 	Admit(keyLen, valueLen int) bool
 	// Unique returns a 56-bit number that this member, in all its lives, never gets twice.
 	Unique() uint64
+	// Now is the time by which operations are late, in a unit that the driver chooses, which is also that of Timing.Timeout and of RefuseRoom. It never
+	// falls. It is not counted in ticks: those come late where the process is kept from running, and a client's patience does not.
+	Now() uint64
 }
 
 // Items is the store of one lane: *table.Lane, or the explorer's copyable one.
@@ -37,12 +40,12 @@ type Limits interface {
 	Fits(keyLen, valueLen int, flags uint32) bool
 }
 
-// Timing is in ticks, whose length the driver chooses.
+// Timing is in ticks, whose length the driver chooses, but for Timeout.
 type Timing struct {
 	Probe   uint64 // wait on an invalid key before its finisher is asked
 	Yield   uint64 // wait for a member that lost a read-modify-write before running one's own next
 	Clock   uint64 // between two requests for the others' clocks
-	Timeout uint64 // an operation not finished by then is answered Unavailable; 0: never
+	Timeout uint64 // in the unit of Env.Now: an operation not finished by then is answered Unavailable at the next tick; 0: never
 }
 
 // Lane is the engine for one lane of keys: the whole protocol of design section 4 as a state machine. It is not safe
@@ -112,7 +115,7 @@ func (l *Lane) Idle() bool {
 // Submit runs op. It reports whether op is finished; if not, Env.Done will be called with it, and the op is the engine's
 // until then.
 func (l *Lane) Submit(op *Op) (done bool) {
-	op.started, op.losses, op.minimum = l.tick, 0, 0
+	op.losses, op.minimum = 0, 0
 	op.Result = Result{Value: op.Result.Value[:0]}
 	if l.outside() {
 		op.Result.Status, op.Result.Err = Unavailable, notServing

@@ -273,7 +273,7 @@ func (n *Node) Restart(self Member) {
 func (n *Node) Status() views.Status {
 	ms := &n.membership
 	ms.mu.Lock()
-	s := views.Status{Epoch: ms.epoch.Load()}
+	s := views.Status{Epoch: ms.epoch.Load(), Memory: n.memory()}
 	now := n.now()
 	for set := ms.peers.Load() &^ ms.connected; set != 0; set &= set - 1 {
 		if number := lowest(set); now.Sub(ms.downAt[number]) > n.cfg.Unreachable/2 {
@@ -290,6 +290,14 @@ func (n *Node) Status() views.Status {
 		s.Settled, s.CaughtUp = false, false // another view has been entered meanwhile
 	}
 	return s
+}
+
+// memory says what the group has to know of this replica's memory before it joins, or another one does.
+func (n *Node) memory() views.Memory {
+	kept := func(peers int) uint64 { return uint64(n.credit.reserve(peers) + n.aheadBytes(peers)) }
+	total := n.table.MemoryBytes()
+	return views.Memory{Total: total, Taken: total - min(total, n.table.FreeBytes()), Kept: kept(1), KeptEach: kept(2) - kept(1),
+		KeepsAll: n.cfg.DisableEvictions}
 }
 
 // Serves reports whether the replica may answer from what it holds: it is a serving member of a view, and its lease is live by a clock reading made
@@ -488,9 +496,9 @@ const (
 	tickIdle = 100 * time.Millisecond
 )
 
-// timing in ticks of tickBusy: lanes tick only while they are busy.
+// timing in ticks of tickBusy: lanes tick only while they are busy. Timeout is in nanoseconds.
 func timing(opTimeout time.Duration) Timing {
-	return Timing{Probe: 5, Yield: 3, Clock: 2, Timeout: uint64(opTimeout / tickBusy)}
+	return Timing{Probe: 5, Yield: 3, Clock: 2, Timeout: uint64(opTimeout)}
 }
 
 // keepTime ticks the lanes that are busy, and makes room ahead of need.
@@ -549,8 +557,8 @@ func (n *Node) anyBusy() bool {
 	return false
 }
 
-// roomPatience is how long an update waits for room, in ticks, where nothing may be evicted for it.
-const roomPatience = uint64(200 * time.Millisecond / tickBusy)
+// roomPatience is how long an update waits for room, in nanoseconds, where nothing may be evicted for it.
+const roomPatience = uint64(200 * time.Millisecond)
 
 func (n *Node) tickLanes(pass *pass) (busy bool) {
 	starved := false

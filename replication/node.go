@@ -49,6 +49,7 @@ type Node struct {
 	transport Transport
 	log       zerolog.Logger
 	ops       sync.Pool
+	opClock   func() uint64    // the lanes' Env.Now: monotonic, ns
 	now       func() time.Time // for what is measured between events of the group, and paced; the simulation has its own
 	engine    func(lane int) *Lane
 	driven    bool // goroutines of the node's own call keepHouse, tickLanes and fetchDue; without, who has assembled it does
@@ -139,7 +140,7 @@ func assemble(cfg Config) (*Node, error) {
 	if cfg.Self.Number > MaxMember {
 		return nil, fmt.Errorf("replica number %d is not in 1..%d", cfg.Self.Number, MaxMember)
 	}
-	n := &Node{table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}), alone: cfg.Self == Member{}, now: time.Now}
+	n := &Node{table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}), alone: cfg.Self == Member{}, now: time.Now, opClock: monotonic}
 	n.engine = func(lane int) *Lane {
 		nl := &n.lanes[lane]
 		l := NewLane(uint8(lane), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
@@ -437,6 +438,15 @@ func (nl *nodeLane) Done(op *Op) {
 	}
 	nl.lastFinished = op
 }
+
+// processBegan is what monotonic counts from.
+var processBegan = time.Now()
+
+// monotonic is CLOCK_MONOTONIC in nanoseconds since the process was started: it goes on while the process is kept from running, and stands still only
+// while the whole machine is suspended.
+func monotonic() uint64 { return uint64(time.Since(processBegan)) }
+
+func (nl *nodeLane) Now() uint64 { return nl.node.opClock() }
 
 func (nl *nodeLane) Unique() uint64 { return nl.node.unique.Add(1) }
 

@@ -83,7 +83,7 @@ type Op struct {
 	minimum  uint64 // version that an RMW on an absent key must exceed: learnt from NACK(absent, D)
 	replay   bool   // it finishes what a member that is gone has begun; it has no client
 	losses   uint32 // attempts outranked
-	started  uint64 // tick of Submit
+	started  uint64 // Env.Now when it had to wait first, which is that of Submit
 	next     *Op    // in the key's queue, or in a free list
 }
 

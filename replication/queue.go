@@ -148,7 +148,7 @@ func (q *keyQueue) yieldTo(member uint8, until uint64) {
 // enqueue makes op wait for its key: at the front if it has waited before.
 func (l *Lane) enqueue(op *Op, front bool) *keyQueue {
 	if op.phase == idle {
-		op.own()
+		l.begin(op)
 	}
 	op.phase = queued
 	q := l.queues.get(op.Hash, op.Key)
@@ -214,13 +214,17 @@ func (l *Lane) WaitsForRoom() bool { return l.queues.await[untilRoom] > 0 }
 // Tick tells the lane that a tick of time has passed: old waits are probed, given up, and let go.
 func (l *Lane) Tick() {
 	l.tick++
+	var now uint64
+	if l.timing.Timeout != 0 && (l.flight.count != 0 || l.queues.waiting != 0) {
+		now = l.env.Now()
+	}
 	for q := l.queues.first; q != nil; {
 		next := q.next
-		l.tickQueue(q)
+		l.tickQueue(q, now)
 		q = next
 	}
-	if l.timing.Timeout != 0 && l.flight.count != 0 && l.tick-l.flight.oldest > l.timing.Timeout {
-		l.expireFlight()
+	if l.timing.Timeout != 0 && l.flight.count != 0 && passed(l.flight.oldest, now) > l.timing.Timeout {
+		l.expireFlight(now)
 	}
 	l.Scan(scanSteps)
 	if (len(l.tombs.pending) != 0 || l.queues.await[untilClocks] > 0 || l.join.complete && !l.CaughtUp()) && l.tick-l.lastAsked >= l.timing.Clock {
@@ -228,12 +232,22 @@ func (l *Lane) Tick() {
 	}
 }
 
-func (l *Lane) late(op *Op) bool {
-	return l.timing.Timeout != 0 && l.tick-op.started > l.timing.Timeout
+// late reports whether op has not been finished in time. now is Env.Now's at the beginning of the tick.
+func (l *Lane) late(op *Op, now uint64) bool {
+	return l.timing.Timeout != 0 && passed(op.started, now) > l.timing.Timeout
 }
 
-func (l *Lane) tickQueue(q *keyQueue) {
-	if l.timing.Timeout != 0 && l.expireWaits(q) {
+// passed is the time from since to now, two of Env.Now's: none, where what has begun since the tick is looked at in it.
+func passed(since, now uint64) uint64 { return max(now, since) - since }
+
+// begin makes op outlive Submit: it has to wait, and from now on its time runs.
+func (l *Lane) begin(op *Op) {
+	op.own()
+	op.started = l.env.Now()
+}
+
+func (l *Lane) tickQueue(q *keyQueue, now uint64) {
+	if l.timing.Timeout != 0 && l.expireWaits(q, now) {
 		l.drain(q) // who is first now may not have to wait
 		return
 	}
@@ -258,11 +272,11 @@ func (l *Lane) tickQueue(q *keyQueue) {
 const timedOut = "timed out waiting for the other replicas"
 
 // expireWaits answers the operations that have waited too long. None of them has happened or will. It reports whether the head was one of them.
-func (l *Lane) expireWaits(q *keyQueue) (head bool) {
+func (l *Lane) expireWaits(q *keyQueue, now uint64) (head bool) {
 	var prev *Op
 	for op := q.head; op != nil; {
 		next := op.next
-		if !l.late(op) {
+		if !l.late(op, now) {
 			prev, op = op, next
 			continue
 		}
@@ -287,12 +301,12 @@ func (l *Lane) expireWaits(q *keyQueue) (head bool) {
 }
 
 // expireFlight answers the clients whose updates have been in flight for too long.
-func (l *Lane) expireFlight() {
-	oldest := l.tick
+func (l *Lane) expireFlight(now uint64) {
+	oldest := now
 	for _, op := range l.flight.slots {
 		switch {
 		case op == nil || op.phase != inFlight || op.Client == nil:
-		case l.late(op):
+		case l.late(op, now):
 			l.answerLate(op)
 		default:
 			oldest = min(oldest, op.started)

@@ -49,7 +49,7 @@ func (l *Lane) replay(hash uint64, key []byte, it *table.Item) {
 		l.traceLane(StepAlone)
 		return
 	}
-	op := &Op{Kind: opReplay, Hash: hash, Key: append([]byte(nil), key...), ts: it.TS, item: *it, replay: true, phase: inFlight, started: l.tick}
+	op := &Op{Kind: opReplay, Hash: hash, Key: append([]byte(nil), key...), ts: it.TS, item: *it, replay: true, phase: inFlight, started: l.env.Now()}
 	if it.State&table.Tombstone == 0 {
 		op.newValue = l.items.AppendValue(nil, it)
 	}
@@ -69,7 +69,7 @@ func (l *Lane) rescueFloor() {
 		return
 	}
 	l.floor.finisher = l.self
-	l.launchReplay(&Op{Kind: OpFlush, ts: l.floor.ts, replay: true, phase: inFlight, started: l.tick})
+	l.launchReplay(&Op{Kind: OpFlush, ts: l.floor.ts, replay: true, phase: inFlight, started: l.env.Now()})
 }
 
 func (l *Lane) launchReplay(op *Op) {

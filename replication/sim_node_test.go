@@ -85,7 +85,9 @@ func (d *simNode) begin(r *simReplica) {
 func (d *simNode) engine(lane int) *Lane {
 	nl := &d.node.lanes[lane]
 	items := d.lanes[lane]
-	items.lane = NewLane(uint8(lane), simNodeEnv{nl, d.r.s}, items, fits{d.node.table}, d.r.s.cfg.timing)
+	timing := d.r.s.cfg.timing
+	timing.Timeout *= uint64(tickBusy)
+	items.lane = NewLane(uint8(lane), simNodeEnv{nl, d.r.s}, items, fits{d.node.table}, timing)
 	return items.lane
 }
 
@@ -142,6 +144,9 @@ func (e simNodeEnv) Admit(keyLen, valueLen int) bool {
 	e.s.counts.refused += b2i(!admits)
 	return admits
 }
+
+// Now is the time that the lane's ticks have taken, if none was late.
+func (e simNodeEnv) Now() uint64 { return e.lane.tick * uint64(tickBusy) }
 
 func (e simNodeEnv) Send(to uint8, m *Message) {
 	if m.Kind == INV && m.Bits&BitReplay == 0 {

@@ -228,6 +228,9 @@ func (bl *simBareLane) Admit(int, int) bool {
 	return !bl.b.r.refuse
 }
 
+// Now has lanes of the simulation count their operations' time in ticks.
+func (bl *simBareLane) Now() uint64 { return bl.lane.tick }
+
 func (bl *simBareLane) Unique() uint64 {
 	if u := bl.b.r.s.hooks.unique; u != nil {
 		return u()

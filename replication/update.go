@@ -16,7 +16,7 @@ type flight struct {
 	attempt uint64
 	count   int
 	replays int    // of them, of others' updates
-	oldest  uint64 // no client of an update in flight has waited since before this tick
+	oldest  uint64 // no client of an update in flight has waited since before this time, of Env.Now
 }
 
 const slotBits = 20
@@ -138,7 +138,7 @@ func (l *Lane) launch(op *Op, ts table.Timestamp) progress {
 		return blocked
 	}
 	if op.phase == idle {
-		op.own()
+		l.begin(op)
 		if op.Kind == OpSet || op.Kind == OpAdd || op.Kind == OpReplace || op.Kind == OpCAS {
 			op.newValue = op.Value
 		}

@@ -38,6 +38,7 @@ func (r *replica) Send(to uint8, m *Message) { r.sent = append(r.sent, sent{to, 
 func (r *replica) Done(op *Op)               { r.done = append(r.done, op) }
 func (r *replica) Admit(int, int) bool       { return !r.refuse }
 func (r *replica) Unique() uint64            { r.unique++; return r.unique }
+func (r *replica) Now() uint64               { return r.lane.tick }
 
 // copyMessage makes a message that nobody changes any more.
 func copyMessage(m *Message) *Message {

@@ -185,6 +185,11 @@ const operateTimeout = 5 * time.Second
 
 // operate does what an operator asks, if this is the leader, or sends it on.
 func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
+	return d.operateSince(ctx, o, Now())
+}
+
+// operateSince is operate for what was asked at a time of Now.
+func (d *Driver) operateSince(ctx context.Context, o Operation, asked int64) (Outcome, error) {
 	var out Outcome
 	result := make(chan error, 1)
 	leads, early := false, false
@@ -198,7 +203,7 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 			return
 		}
 		if err := d.leavesMajority(o.Request); err != nil {
-			if early = Now()-d.acceded <= int64(d.callTimeout()); !early {
+			if early = Now()-max(d.acceded, asked) <= int64(d.callTimeout()); !early {
 				result <- err
 			}
 			return
@@ -211,11 +216,11 @@ func (d *Driver) operate(ctx context.Context, o Operation) (Outcome, error) {
 	if err != nil {
 		return out, err
 	}
-	if early { // a new leader does not know yet who answers
+	if early { // a new leader does not know yet who answers, nor does one that was kept from running; lookIn asks all who have not been heard
 		if !d.pause(pollInterval) {
 			return out, errClosing
 		}
-		return d.operate(ctx, o)
+		return d.operateSince(ctx, o, asked)
 	}
 	if !leads {
 		if !o.Status && !o.SentOn && d.formed() && !d.leaderKnown(ctx) {
@@ -256,8 +261,13 @@ func (d *Driver) leavesMajority(r Request) error {
 	if left == 0 || answer >= left/2+1 {
 		return nil
 	}
+	which := strings.Join(silent, " and ")
+	if r.Replace != 0 { // the next process has a vote only when it has come
+		return fmt.Errorf("until a process at %s has taken the place of %d only %d of %d servers would answer, and a majority must: start or remove %s first, which do not answer",
+			r.Address, gone, answer, left, which)
+	}
 	return fmt.Errorf("without %d only %d of %d servers would answer, and a majority must: start or remove %s first, which do not answer; remove --force does it all the same",
-		gone, answer, left, strings.Join(silent, " and "))
+		gone, answer, left, which)
 }
 
 // responds reports whether a server of raft has lately confirmed this leader, or sent it a heartbeat: there are no rounds while nobody in the view asks for a

@@ -305,6 +305,15 @@ func (l *Leader) admits(now int64, m Member) string {
 		}
 	}
 	for _, r := range view.Members {
+		p, replicas := l.peers[r.Member], len(view.Members)+1
+		if p == nil || !r.Serving || !beat.Memory.tooLittle(p.beat.Memory, replicas) {
+			continue
+		}
+		return fmt.Sprintf("it has too little memory: of its %d MB (-m) a group of %d keeps %d MB free, replica %d holds %d MB, and nothing is evicted for it (-M); "+
+			"start it with -m %d, as replica %d was, or delete items", beat.Memory.Total>>20, replicas, ceilMB(beat.Memory.keptIn(replicas)), r.Number,
+			ceilMB(p.beat.Memory.Taken), p.beat.Memory.Total>>20, r.Number)
+	}
+	for _, r := range view.Members {
 		p := l.peers[r.Member]
 		if p == nil || p.beat.Epoch != view.Epoch || !p.beat.Settled {
 			return fmt.Sprintf("replica %d has not settled in epoch %d yet", r.Number, view.Epoch)
@@ -318,6 +327,9 @@ func (l *Leader) admits(now int64, m Member) string {
 	}
 	return ""
 }
+
+// ceilMB is a number of bytes in megabytes, rounded up.
+func ceilMB(bytes uint64) uint64 { return (bytes + 1<<20 - 1) >> 20 }
 
 // whyOut says to a replica that has no lease why.
 func (l *Leader) whyOut(now int64, m Member, p *peer) string {

@@ -238,7 +238,10 @@ func TestLastServingReplicaIsRemovedOnlyByForce(t *testing.T) {
 		slot, _ := st.Slot(2)
 		return err == nil && slot.State == "joining"
 	})
-	if err := client.Remove(ctx, 1, false); err == nil || !strings.Contains(err.Error(), "loses all that it holds") {
+	if err := client.Replace(ctx, 1, "127.0.0.1:1"); err == nil || !strings.Contains(err.Error(), "loses all that it holds") || strings.Contains(err.Error(), "force") {
+		t.Errorf("the last serving replica is replaced, or what to do is something that replace does not have: %v", err)
+	}
+	if err := client.Remove(ctx, 1, false); err == nil || !strings.Contains(err.Error(), "loses all that it holds") || !strings.Contains(err.Error(), "--force") {
 		t.Errorf("removing the last one: %v", err)
 	}
 	if err := client.Remove(ctx, 1, true); err != nil {
@@ -328,6 +331,77 @@ func TestWitnessIsLookedInOn(t *testing.T) {
 			t.Error("the witness is said not to answer")
 		}
 	})
+}
+
+// TestWitnessIsAskedBeforeItCountsAsSilent: a leader that has not heard a live witness for long, since it was kept from running itself, asks it before it refuses
+// to remove a replica for want of a majority. A dead witness is silent, and the refusal says what applies to the command.
+func TestWitnessIsAskedBeforeItCountsAsSilent(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2)
+	c.until("a replica leads", func() bool {
+		if c.leader() == 3 {
+			c.servers[3].driver.raft.LeadershipTransfer().Error()
+			return false
+		}
+		return true
+	})
+	leader := c.leader()
+	witness := c.servers[3].driver.cfg.Store.Server()
+	forget := func() {
+		c.ask(leader, func(d *Driver) {
+			delete(d.voters, witness)
+			d.acceded = 0
+			d.lookAt = Now() + int64(d.callTimeout()/3)
+		})
+	}
+	forget()
+	if err := c.client(leader).Remove(t.Context(), 3-leader, false); err != nil {
+		t.Fatalf("one of a pair with a live witness: %v", err)
+	}
+	place := c.servers[3-leader].driver.cfg
+	if err := c.client(leader).Add(t.Context(), place.Number, place.Address, false); err != nil {
+		t.Fatal(err)
+	}
+	c.until("the pair is whole again", func() bool { return c.serving(1, 2) && len(c.servers[leader].driver.fsm.get().View.Members) == 2 })
+	c.kill(3)
+	c.until("the witness is missed", func() (missed bool) {
+		leader = c.leader()
+		c.ask(leader, func(d *Driver) { missed = !d.responds(witness) })
+		return missed
+	})
+	if err := c.client(leader).Remove(t.Context(), 3-leader, false); err == nil || !strings.Contains(err.Error(), "start or remove 3 first") {
+		t.Errorf("one of a pair with a dead witness: %v", err)
+	}
+	err := c.client(leader).Replace(t.Context(), 3-leader, "127.0.0.1:1")
+	if err == nil || !strings.Contains(err.Error(), "start or remove 3 first") || strings.Contains(err.Error(), "force") {
+		t.Errorf("to replace one of a pair with a dead witness: %v", err)
+	}
+}
+
+// TestNewLeaderDoesNotSlanderTheWitness: in the moment after an election nobody has been asked yet.
+func TestNewLeaderDoesNotSlanderTheWitness(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
+	c.start(1, 2, 3)
+	c.serve(1, 2)
+	c.until("a replica leads", func() bool {
+		if c.leader() == 3 {
+			c.servers[3].driver.raft.LeadershipTransfer().Error()
+			return false
+		}
+		return true
+	})
+	for acceded, want := range map[int64]string{Now() + int64(time.Hour): "it has not answered the new leader yet", 0: "it does not answer"} {
+		c.ask(c.leader(), func(d *Driver) {
+			before, heard := d.acceded, d.voters
+			d.acceded, d.voters = acceded, map[string]int64{}
+			s := d.status()
+			d.acceded, d.voters = before, heard
+			if slot, _ := s.Slot(3); slot.Why != want {
+				t.Errorf("the leader says of the witness %q, want %q", slot.Why, want)
+			}
+		})
+	}
 }
 
 // TestKeptOutIsLogged: once, when it lasts.

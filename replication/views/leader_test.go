@@ -304,6 +304,52 @@ func TestReplicasAreAlike(t *testing.T) {
 	s.expect("epoch 3, generation 1: 1/10 2/10 3/11 (catching up)")
 }
 
+// TestJoinerWithTooLittleMemory: where nothing is evicted, a replica that could not hold what the others do would stop the whole group's sets. It is not let in, and is
+// told the numbers.
+func TestJoinerWithTooLittleMemory(t *testing.T) {
+	const mb = 1 << 20
+	full := Memory{Total: 128 * mb, Taken: 50 * mb, Kept: 8 * mb, KeptEach: 2 * mb, KeepsAll: true}
+	for _, c := range []struct {
+		name   string
+		joiner func(*Memory)
+		wrong  string
+	}{
+		{"as much as the others", func(m *Memory) {}, ""},
+		{"a full group, and as much as the others", func(m *Memory) { m.Taken, m.Kept = 0, 100*mb }, ""},
+		{"less, but enough", func(m *Memory) { m.Total = 60 * mb }, ""},
+		{"too little", func(m *Memory) { m.Total = 60*mb - 1 }, "it has too little memory: of its 59 MB (-m) a group of 3 keeps 10 MB free, replica 1 holds 50 MB, and nothing is " +
+			"evicted for it (-M); start it with -m 128, as replica 1 was, or delete items"},
+		{"too little, though it alone would evict", func(m *Memory) { m.Total, m.KeepsAll = 59*mb, false }, "it has too little memory"},
+		{"one that says nothing", func(m *Memory) { *m = Memory{} }, ""},
+	} {
+		s := newStage(t, 3)
+		s.says(1, func(h *Heartbeat) { h.Memory = full })
+		s.says(2, func(h *Heartbeat) { h.Memory = full })
+		s.run(500, 1, 2, 3)
+		s.says(3, func(h *Heartbeat) {
+			h.Memory = full
+			c.joiner(&h.Memory)
+			h.From.Incarnation, h.Epoch, h.Reachable = 11, 0, bit(1)|bit(2)
+		})
+		s.run(300, 1, 2, 3)
+		_, in := s.g.View.Find(3)
+		if r, _ := s.g.View.Find(3); c.wrong == "" && (!in || r.Incarnation != 11) {
+			t.Errorf("%s: it is not let in: %s", c.name, s.l.admits(s.now, s.sent[3].From))
+		}
+		if c.wrong != "" {
+			if why := s.l.admits(s.now, s.sent[3].From); in || !strings.HasPrefix(why, c.wrong) {
+				t.Errorf("%s: in the view %v: %q, want %q", c.name, in, why, c.wrong)
+			}
+		}
+	}
+	evicts := full
+	evicts.KeepsAll = false
+	small := Memory{Total: 20 * mb, Kept: 8 * mb}
+	if small.tooLittle(evicts, 3) {
+		t.Error("where there are evictions, they make room for a joiner")
+	}
+}
+
 func TestGenerationOfReplicasThatAreAlike(t *testing.T) {
 	s := newStage(t, 3)
 	s.run(500, 1, 2, 3)

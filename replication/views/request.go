@@ -41,8 +41,11 @@ func (l *Leader) remove(number uint8, force bool, next string) (*Command, error)
 		return nil, fmt.Errorf("replica %d has the address %s already", number, next)
 	}
 	if l.group.View.Serving() == bit(number) && !force {
-		return nil, fmt.Errorf("replica %d is the only one that serves; without it the group loses all that it holds: let another one catch up first, "+
-			"or force it", number)
+		how := "let another one catch up first"
+		if next == "" {
+			how += ", or give --force"
+		}
+		return nil, fmt.Errorf("replica %d is the only one that serves; without it the group loses all that it holds: %s", number, how)
 	}
 	if len(l.group.Slots) == 1 && next == "" {
 		return nil, fmt.Errorf("replica %d is the only one of the group: stop it instead", number)

@@ -44,7 +44,7 @@ type SlotStatus struct {
 type Channel struct {
 	Peer      uint8  // number
 	Transport string // rdma, tcp
-	Reason    string // it is tcp, where that was not the only thing wanted; in words
+	Reason    string // it is not what was wanted most, as tcp where rdma was wanted too; in words
 }
 
 // LearnChannels asks the replicas themselves, all at one time, what the leader does not know: their Channels. Who does not answer until ctx ends has none.
@@ -169,6 +169,9 @@ func (d *Driver) status() GroupStatus {
 		}
 		if t.Witness && t.Server != "" && (t.Reached < 0 || t.Reached > d.callTimeout()) {
 			t.Why = "it does not answer"
+			if now-d.acceded <= int64(d.callTimeout()) {
+				t.Why = "it has not answered the new leader yet"
+			}
 		}
 	}
 	return s

@@ -84,7 +84,28 @@ type Status struct {
 	Settled     bool   // in this epoch no update of a member that has left is unvalidated here
 	CaughtUp    bool   // catching up, and the stream is complete
 	Unreachable uint64 // bit n: no channel with member n of the view for longer than Timing.Unreachable
+	Memory      Memory
 }
+
+// Memory is that of a replica, in bytes. Total 0: it says nothing of it.
+type Memory struct {
+	Total    uint64 // memcached's -m
+	Taken    uint64 // by items and their index
+	Kept     uint64 // what it keeps free for updates under way in a group of two; one that has less free refuses updates, or evicts
+	KeptEach uint64 // and more of it for each further replica
+	KeepsAll bool   // memcached's -M: it evicts nothing
+}
+
+// tooLittle reports whether nothing could be stored any more in a group of so many replicas once a replica with memory m had joined it that holds all that one
+// with memory other does. Where there are evictions they make room; as much memory as the other has is never too little.
+func (m Memory) tooLittle(other Memory, replicas int) bool {
+	if !m.KeepsAll && !other.KeepsAll || m.Total == 0 || m.Total >= other.Total {
+		return false
+	}
+	return m.Total < m.keptIn(replicas)+other.Taken
+}
+
+func (m Memory) keptIn(replicas int) uint64 { return m.Kept + m.KeptEach*uint64(max(replicas-2, 0)) }
 
 // Host is the replica that the control plane looks after: replication.Node, or the simulator's. No two calls run at one time,
 // except those of Renew and Status, which must not wait for the others.

@@ -10,12 +10,15 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"flag"
 	"fmt"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 func main() {
@@ -23,6 +26,7 @@ func main() {
 	limits := limits{}
 	flag.IntVar(&limits.steps, "steps", 400, "a trace is cut off after so many steps")
 	flag.IntVar(&limits.traces, "traces", 1000, "no more traces than this, taken evenly from all")
+	flag.IntVar(&limits.least, "least", 1, "fewer steps than this, in all traces together, are a failure")
 	flag.Parse()
 	if err := convert(*out, flag.Args(), limits); err != nil {
 		fmt.Fprintln(os.Stderr, "traces:", err)
@@ -31,6 +35,9 @@ func main() {
 }
 
 func convert(out string, roots []string, limits limits) error {
+	if limits.least < 1 {
+		return fmt.Errorf("-least %d: give at least 1, since traces without steps show nothing", limits.least)
+	}
 	if filepath.Ext(out) != ".tla" || len(roots) == 0 {
 		return fmt.Errorf("say what to write (-o NAME.tla), and the folders to read")
 	}
@@ -57,7 +64,15 @@ func convert(out string, roots []string, limits limits) error {
 	if len(all) == 0 {
 		return fmt.Errorf("no trace of a group of %d in %v", replicas, roots)
 	}
-	chosen := evenly(all, limits.traces)
+	withSteps := slices.DeleteFunc(slices.Clone(all), func(t trace) bool { return len(t.events) == 0 })
+	chosen := evenly(withSteps, limits.traces)
+	steps := 0
+	for i := range chosen {
+		steps += len(chosen[i].events)
+	}
+	if steps < limits.least {
+		return fmt.Errorf("%d traces of %v have %d steps, and at least %d must be checked (-least); they end where %s", len(all), roots, steps, limits.least, endings(all))
+	}
 	file, err := os.Create(out)
 	if err != nil {
 		return err
@@ -69,13 +84,24 @@ func convert(out string, roots []string, limits limits) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
-	steps, whole := 0, 0
-	for i := range chosen {
-		steps += len(chosen[i].events)
-		whole += b2i(chosen[i].cut == "")
+	fmt.Printf("%d traces of %d, of %d groups: %d steps; they end where %s\n", len(chosen), len(withSteps), groups, steps, endings(chosen))
+	if empty := len(all) - len(withSteps); empty > 0 {
+		fmt.Printf("%d keys more have no steps before that\n", empty)
 	}
-	fmt.Printf("%d traces of %d, of %d groups: %d steps; %d to their ends, the others until something of which Hermes.tla knows nothing\n", len(chosen), len(all), groups, steps, whole)
 	return file.Close()
+}
+
+// endings says what ends traces, and how many of them, the most frequent first.
+func endings(traces []trace) string {
+	count := map[string]int{}
+	for i := range traces {
+		count[cmp.Or(traces[i].cut, "the group's steps do")]++
+	}
+	whys := slices.SortedFunc(maps.Keys(count), func(a, b string) int { return cmp.Or(count[b]-count[a], cmp.Compare(a, b)) })
+	for i, why := range whys {
+		whys[i] = fmt.Sprintf("%s: %d", why, count[why])
+	}
+	return strings.Join(whys, "; ")
 }
 
 // foldersWithTraces are root and the folders below it that hold traces, in order.

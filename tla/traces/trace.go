@@ -16,7 +16,10 @@ const (
 	maxVersion = 20_000 // TLC's integers have 32 bits
 )
 
-type limits struct{ steps, traces int }
+type limits struct{ steps, traces, least int }
+
+// longEnough is why a trace ends that Hermes.tla could go on with.
+const longEnough = "it is long enough (-steps)"
 
 // trace is what a group has done with one key.
 type trace struct {
@@ -34,7 +37,7 @@ type builder struct {
 	gone    map[uint8]bool // replicas that have crashed
 }
 
-// tracesOf makes the traces of all keys of a group.
+// tracesOf makes the traces of all keys of a group; some have no steps, since they end before the first one.
 func tracesOf(folder string, steps []*step, limit int) (traces []trace, err error) {
 	epoch, ok := firstView(steps)
 	if !ok {
@@ -54,13 +57,11 @@ func tracesOf(folder string, steps []*step, limit int) (traces []trace, err erro
 				return nil, err
 			}
 			if len(b.events) >= limit {
-				b.cut = "long enough"
+				b.cut = longEnough
 				break
 			}
 		}
-		if len(b.events) > 0 {
-			traces = append(traces, b.trace)
-		}
+		traces = append(traces, b.trace)
 	}
 	return traces, nil
 }
@@ -88,8 +89,12 @@ func (b *builder) unknown(s *step) string {
 		return "the key was used before the group was complete"
 	case s.Step == replication.StepEnd && b.gone[s.Replica]:
 		return ""
-	case s.Step == replication.StepEnd || s.Step == replication.StepAlone || s.Step == replication.StepFlush:
-		return string(s.Step)
+	case s.Step == replication.StepEnd:
+		return "a replica that is in the view has ended"
+	case s.Step == replication.StepAlone:
+		return "a replica is left alone"
+	case s.Step == replication.StepFlush:
+		return "the lane is flushed"
 	case s.State.Tombstone || bits&absent != 0:
 		return "the key is deleted, or an update is of an absent key"
 	case b.gone[s.Replica]:

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"errors"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -127,8 +129,9 @@ func TestTracesEndBeforeTheUnknown(t *testing.T) {
 		"a replica joins": {Replica: 1, Epoch: 5, Step: replication.StepEnter, Members: []int{1, 2, 3, 4}},
 		"the key is deleted, or an update is of an absent key": with(taken, func(s *step) { s.State.Tombstone = true }),
 		"a time stamp is too great to be written in decimal":   with(taken, func(s *step) { s.State.TS = ts(maxVersion+1, 1, 0, 0) }),
-		"flush": {Replica: 2, Epoch: 4, Step: replication.StepFlush},
-		"end":   {Replica: 2, Epoch: 4, Step: replication.StepEnd},
+		"the lane is flushed":                     {Replica: 2, Epoch: 4, Step: replication.StepFlush},
+		"a replica is left alone":                 {Replica: 2, Epoch: 4, Step: replication.StepAlone},
+		"a replica that is in the view has ended": {Replica: 2, Epoch: 4, Step: replication.StepEnd},
 	} {
 		all := tracesOfSteps(t, enter1, start, last, taken)
 		if len(all) != 1 || all[0].cut != why || len(all[0].events) != 1 {
@@ -140,13 +143,46 @@ func TestTracesEndBeforeTheUnknown(t *testing.T) {
 	}
 }
 
+// How traces have ended is said, and how many steps there are to be at least.
+func TestEndingsAndLeast(t *testing.T) {
+	all := []trace{{cut: "a replica joins"}, {}, {cut: "a replica joins"}, {cut: longEnough}}
+	if got, want := endings(all), "a replica joins: 2; "+longEnough+": 1; the group's steps do: 1"; got != want {
+		t.Errorf("%q, want %q", got, want)
+	}
+	dir := t.TempDir()
+	out := filepath.Join(dir, "TraceData.tla")
+	steps := `{"replica":1,"epoch":1,"step":"enter","members":[1,2,3]}` + "\n" + `{"replica":1,"epoch":1,"step":"start","key":"k","ts":[1,1,0,0],"state":{}}`
+	if err := os.WriteFile(filepath.Join(dir, "1.ndjson"), []byte(steps), 0o666); err != nil {
+		t.Fatal(err)
+	}
+	if err := convert(out, []string{dir}, limits{100, 100, 1}); err != nil {
+		t.Error(err)
+	}
+	for least, says := range map[int]string{2: "have 1 steps, and at least 2 must be checked", 0: "give at least 1"} {
+		if err := convert(out, []string{dir}, limits{100, 100, least}); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("at least %d: %v, want %q", least, err, says)
+		}
+	}
+}
+
+// TestCheckNamesWhatThereIs: tla/check refuses a name that it does not know before it runs anything, also after a set.
+func TestCheckNamesWhatThereIs(t *testing.T) {
+	for _, args := range [][]string{{"TYPO"}, {"short", "TYPO"}, {"two-replicas", "TYPO"}} {
+		out, err := exec.Command("../check", args...).CombinedOutput()
+		var status *exec.ExitError
+		if !errors.As(err, &status) || !strings.Contains(string(out), "has no TYPO. There are") || !strings.Contains(string(out), "\n  two-replicas\n") {
+			t.Errorf("tla/check %v: %v\n%s", args, err, out)
+		}
+	}
+}
+
 // What cannot be read is told of with its place, and a folder without traces is a mistake.
 func TestConvertFailsClearly(t *testing.T) {
 	dir := t.TempDir()
 	out := filepath.Join(dir, "TraceData.tla")
 	expect := func(says string) {
 		t.Helper()
-		if err := convert(out, []string{dir}, limits{100, 100}); err == nil || !strings.Contains(err.Error(), says) {
+		if err := convert(out, []string{dir}, limits{100, 100, 1}); err == nil || !strings.Contains(err.Error(), says) {
 			t.Errorf("%v, want something about %s", err, says)
 		}
 	}
@@ -154,6 +190,8 @@ func TestConvertFailsClearly(t *testing.T) {
 	file := filepath.Join(dir, "1.ndjson")
 	for content, says := range map[string]string{
 		`{"replica":1,"step":"enter","members":[1,2,3]}` + "\nnonsense": "1.ndjson:2: ",
+		// A trace without steps is nothing that could be right or wrong.
+		`{"replica":1,"epoch":1,"step":"enter","members":[1,2,3]}` + "\n" + `{"replica":1,"epoch":1,"step":"start","key":"k","ts":[1,1,0,0],"state":{"tombstone":true}}`: "have 0 steps, and at least 1 must be checked (-least); they end where the key is deleted, or an update is of an absent key: 1",
 		`{"replica":77}`: "replica 77 is not in 1..9",
 		`{"replica":1,"step":"enter","members":[1,2]}`:                                                     "no trace of a group of 3",
 		`{"replica":1,"step":"enter","members":[1,2,3]}` + "\n" + `{"replica":1,"step":"start","key":"k"}`: "a step start without its time stamps",
