@@ -40,8 +40,7 @@ type membership struct {
 	news        atomic.Pointer[func()]
 	waiters     chan struct{} // closed when the replica has served for the first time
 	served      atomic.Bool   // it is
-	wakeup      chan struct{} // the clock's goroutine looks at the lanes
-	asleep      atomic.Bool
+	asleep      atomic.Bool   // the clock is set for tickIdle
 }
 
 const forever = math.MaxInt64
@@ -55,7 +54,6 @@ var (
 func (ms *membership) init(n *Node) {
 	ms.node = n
 	ms.waiters = make(chan struct{})
-	ms.wakeup = make(chan struct{}, 1)
 	ms.changed = make(chan struct{})
 	ms.say("the replica has not joined its group yet")
 }
@@ -78,13 +76,10 @@ func (ms *membership) close() {
 	ms.wakeWaiters()
 }
 
-// wake makes the clock tick, if it sleeps.
+// wake makes the clock tick in tickBusy, if it sleeps.
 func (ms *membership) wake() {
 	if ms.asleep.Load() && ms.asleep.Swap(false) {
-		select {
-		case ms.wakeup <- struct{}{}:
-		default:
-		}
+		ms.node.clock.Set(tickBusy)
 	}
 }
 
@@ -501,14 +496,14 @@ func timing(opTimeout time.Duration) Timing {
 	return Timing{Probe: 5, Yield: 3, Clock: 2, Timeout: uint64(opTimeout)}
 }
 
-// keepTime ticks the lanes that are busy, and makes room ahead of need.
+// keepTime ticks the lanes that are busy, and makes room ahead of need. It is the goroutine of the clock, until that is closed.
 func (n *Node) keepTime() {
 	defer n.done.Done()
-	timer := time.NewTimer(tickBusy)
-	defer timer.Stop()
+	asleep := &n.membership.asleep
 	var pass pass
 	lastCheck := time.Now()
-	for {
+	for n.clock.Set(tickBusy); n.clock.Wait() == nil; {
+		asleep.Store(false)
 		busy := n.tickLanes(&pass)
 		if now := time.Now(); now.Sub(lastCheck) >= tickIdle {
 			lastCheck = now
@@ -516,28 +511,15 @@ func (n *Node) keepTime() {
 		}
 		n.Flush()
 		pass.end()
-		wait := tickBusy
-		if !busy {
-			n.membership.asleep.Store(true)
-			if !n.anyBusy() { // those that became so before could not wake us
-				wait = tickIdle
-			}
+		if busy {
+			n.clock.Set(tickBusy)
+			continue
 		}
-		timer.Reset(wait)
-		select {
-		case <-n.stop:
-			return
-		case <-n.membership.wakeup:
-			// Something has begun to wait: the next tick comes in tickBusy, which is what Reset below gives.
-			timer.Reset(tickBusy)
-			select {
-			case <-timer.C:
-			case <-n.stop:
-				return
-			}
-		case <-timer.C:
+		n.clock.Set(tickIdle)
+		asleep.Store(true)
+		if n.anyBusy() { // those that became so before could not wake it
+			n.membership.wake()
 		}
-		n.membership.asleep.Store(false)
 	}
 }
 

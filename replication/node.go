@@ -12,6 +12,7 @@ import (
 
 	"github.com/rs/zerolog"
 
+	"hermesd/replication/alarm"
 	"hermesd/replication/views"
 	"hermesd/table"
 )
@@ -65,7 +66,7 @@ type Node struct {
 	room       room
 	counters   counters
 
-	stop    chan struct{}
+	clock   *alarm.Alarm // of keepTime
 	done    sync.WaitGroup
 	closing sync.Once
 	closed  error
@@ -103,6 +104,9 @@ type nodeLane struct {
 // New starts a replica. One for itself serves at once; another when the control plane has it enter a view and gives it a lease.
 func New(cfg Config) (*Node, error) {
 	n, err := assemble(cfg)
+	if err == nil {
+		n.clock, err = alarm.New()
+	}
 	if err != nil {
 		if cfg.Path != nil {
 			_ = cfg.Path.Close()
@@ -116,12 +120,12 @@ func New(cfg Config) (*Node, error) {
 	} else {
 		t, err := NewTCP(TCPConfig{Self: n.self, Listener: cfg.Listener, ValueMax: int(cfg.ItemSizeMax), Logger: n.log,
 			PeerTimeout: peerTimeout(n.cfg.Unreachable), Path: cfg.Path, NoPath: cfg.NoPath, PathOnly: cfg.PathOnly})
-		if err != nil {
-			return nil, err
+		if err == nil {
+			n.transport = t
+			err = t.Start(n)
 		}
-		n.transport = t
-		if err := t.Start(n); err != nil {
-			return nil, err
+		if err != nil {
+			return nil, errors.Join(err, n.clock.Close())
 		}
 	}
 	n.done.Add(1)
@@ -140,7 +144,7 @@ func assemble(cfg Config) (*Node, error) {
 	if cfg.Self.Number > MaxMember {
 		return nil, fmt.Errorf("replica number %d is not in 1..%d", cfg.Self.Number, MaxMember)
 	}
-	n := &Node{table: cfg.Table, log: cfg.Logger, stop: make(chan struct{}), alone: cfg.Self == Member{}, now: time.Now, opClock: monotonic}
+	n := &Node{table: cfg.Table, log: cfg.Logger, alone: cfg.Self == Member{}, now: time.Now, opClock: monotonic}
 	n.engine = func(lane int) *Lane {
 		nl := &n.lanes[lane]
 		l := NewLane(uint8(lane), nl, nl.items, fits{n.table}, timing(n.cfg.OpTimeout))
@@ -194,7 +198,7 @@ func (n *Node) Self() Member {
 func (n *Node) Close() error {
 	n.closing.Do(func() {
 		n.membership.close()
-		close(n.stop)
+		_ = n.clock.Close()
 		n.catchUp.end()
 		n.done.Wait()
 		if n.transport != nil {

@@ -15,15 +15,14 @@ import (
 
 // The calls between servers, and from an operator.
 const (
-	serviceName     = "Views"
-	methodHeartbeat = serviceName + ".Heartbeat"
-	methodConfirm   = serviceName + ".Confirm"
-	methodPing      = serviceName + ".Ping"
-	methodPreVote   = serviceName + ".PreVote"
-	methodProbe     = serviceName + ".Probe"
-	methodHello     = serviceName + ".Hello"
-	methodOperate   = serviceName + ".Operate"
-	methodChannels  = serviceName + ".Channels"
+	serviceName    = "Views"
+	methodConfirm  = serviceName + ".Confirm"
+	methodPing     = serviceName + ".Ping"
+	methodPreVote  = serviceName + ".PreVote"
+	methodProbe    = serviceName + ".Probe"
+	methodHello    = serviceName + ".Hello"
+	methodOperate  = serviceName + ".Operate"
+	methodChannels = serviceName + ".Channels"
 )
 
 // Question is a leader's to each voter: is it still the leader, in its term? It brings the present view.
@@ -76,29 +75,13 @@ type ChannelsQuery struct{}
 // service holds what others may call. Each call has a goroutine of its own.
 type service struct{ d *Driver }
 
-func (d *Driver) serveCalls() func(net.Conn) {
+// serving is how connections are served, by what they are for.
+func (d *Driver) serving() map[byte]func(net.Conn) {
 	s := rpc.NewServer()
 	if err := s.RegisterName(serviceName, &service{d}); err != nil {
 		panic(err)
 	}
-	return func(c net.Conn) { s.ServeConn(c) }
-}
-
-// Heartbeat is answered when a round that began later has succeeded.
-func (s *service) Heartbeat(b Heartbeat, a *Answer) error {
-	d := s.d
-	answer := make(chan Answer, 1)
-	d.do(func() { d.arrives(b, func(a Answer) { answer <- a }) })
-	select {
-	case *a = <-answer:
-		a.Leads = d.raft.State() == raft.Leader
-		if a.View.Epoch == b.Epoch {
-			a.View = View{} // it is known there
-		}
-		return nil
-	case <-d.quit:
-		return errClosing
-	}
+	return map[byte]func(net.Conn){forCalls: func(c net.Conn) { s.ServeConn(c) }, forBeats: d.serveBeats}
 }
 
 // Confirm must read the term when the question is here, not before.

@@ -1,7 +1,6 @@
 package views
 
 import (
-	"errors"
 	"testing"
 	"time"
 )
@@ -15,9 +14,6 @@ func TestNothingIsDoneAfterClose(t *testing.T) {
 	c.stop(1)
 	d.mail.post(func() { t.Error("the mail is read") })
 	d.do(func() { t.Error("a note is read") })
-	if err := (&service{d}).Heartbeat(Heartbeat{From: Member{Number: 1, Incarnation: 99}}, new(Answer)); !errors.Is(err, errClosing) {
-		t.Errorf("a heartbeat is answered: %v", err)
-	}
 }
 
 // TestCloseGivesUpALeaseThatIsBeingRenewed: an answer that renews it is being read while Close is called.

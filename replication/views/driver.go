@@ -12,6 +12,8 @@ import (
 
 	"github.com/hashicorp/raft"
 	"github.com/rs/zerolog"
+
+	"hermesd/replication/alarm"
 )
 
 // Config is what a Driver needs. The driver takes the Listener and the Store over: it closes both.
@@ -59,9 +61,9 @@ type Driver struct {
 	running   sync.WaitGroup
 
 	linksMu sync.Mutex
-	links   map[string]*link
+	links   map[linkID]*link
 
-	timer *time.Timer // when run has to do something
+	timer *alarm.Alarm // when something is due
 
 	state      sync.Mutex // what follows
 	leader     *Leader
@@ -72,6 +74,7 @@ type Driver struct {
 	ticks      int64  // when Leader.Tick is due
 	rounds     map[uint64]*round
 	answers    map[heartbeatID]func(Answer)
+	outbox     []answer // to be sent once the state is unlocked
 	operators  map[uint64]func(error)
 	operations uint64
 	voters     map[string]int64 // when each raft server has last confirmed this leader
@@ -116,11 +119,10 @@ func Start(cfg Config) (*Driver, error) {
 	if err := cfg.check(); err != nil {
 		return nil, err
 	}
-	d := &Driver{cfg: cfg, timing: cfg.Timing, log: cfg.Logger, quit: make(chan struct{}), links: map[string]*link{},
+	d := &Driver{cfg: cfg, timing: cfg.Timing, log: cfg.Logger, quit: make(chan struct{}), links: map[linkID]*link{},
 		leader: NewLeader(cfg.Timing), elector: NewElector(cfg.Timing, cfg.Store.Server()), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
 		operators: map[uint64]func(error){}, voters: map[string]int64{}, pongs: map[Member]pong{}, left: make(chan struct{})}
 	d.mail.bell = make(chan struct{}, 1)
-	d.timer = time.NewTimer(0)
 	if cfg.Host != nil {
 		self, err := cfg.Store.NextIncarnation(0)
 		if err != nil {
@@ -131,11 +133,16 @@ func Start(cfg Config) (*Driver, error) {
 		d.host = newHostWorker(d)
 		cfg.Host.Restart(self)
 	}
-	if err := d.startRaft(); err != nil {
+	var err error
+	if d.timer, err = alarm.New(); err != nil {
 		return nil, err
 	}
-	d.spawn(func() { d.streams.serve(cfg.Listener, d.serveCalls()) })
+	if err := d.startRaft(); err != nil {
+		return nil, errors.Join(err, d.timer.Close())
+	}
+	d.spawn(func() { d.streams.serve(cfg.Listener, d.serving()) })
 	d.spawn(d.run)
+	d.spawn(d.keepTime)
 	d.spawn(d.form)
 	if d.host != nil {
 		d.spawn(d.host.run)
@@ -253,16 +260,21 @@ func (d *Driver) watch(leads <-chan bool, seen <-chan raft.Observation) {
 	}
 }
 
-// run does what is due, and what the mail brings.
+// run does what the mail brings.
 func (d *Driver) run() {
-	defer d.timer.Stop()
 	for {
 		select {
 		case <-d.mail.bell:
-		case <-d.timer.C:
 		case <-d.quit:
 			return
 		}
+		d.do(func() {})
+	}
+}
+
+// keepTime does what is due.
+func (d *Driver) keepTime() {
+	for d.timer.Set(0); d.timer.Wait() == nil; {
 		d.do(func() {})
 	}
 }
@@ -271,9 +283,9 @@ func (d *Driver) run() {
 // Once stop has begun it does nothing: calls of others, and answers to calls, have goroutines for which Close does not wait, and the host may be gone after that.
 func (d *Driver) do(note func()) {
 	d.state.Lock()
-	defer d.state.Unlock()
 	select {
 	case <-d.quit:
+		d.state.Unlock()
 		return
 	default:
 	}
@@ -281,7 +293,11 @@ func (d *Driver) do(note func()) {
 		note()
 	}
 	note()
-	d.timer.Reset(d.pump())
+	d.timer.Set(d.pump())
+	answers := d.outbox
+	d.outbox = nil
+	d.state.Unlock()
+	d.send(answers)
 }
 
 // pump does what time has brought, and what Leader wants done; it returns for how long to sleep.
@@ -291,6 +307,7 @@ func (d *Driver) pump() time.Duration {
 	if d.holder != nil {
 		next = min(next, d.beat(now))
 	}
+	d.streams.expire(now)
 	next = min(next, d.elect(now)) // after a heartbeat has been sent, whose answer it waits for
 	if d.reign != 0 {
 		if now >= d.ticks {
@@ -309,14 +326,22 @@ func (d *Driver) pump() time.Duration {
 	return time.Duration(max(next-now, 0))
 }
 
+type linkID struct {
+	hello   byte
+	address string
+}
+
 // link returns the connection for calls to an address.
-func (d *Driver) link(address string) *link {
+func (d *Driver) link(address string) *link { return d.linkFor(calls, address) }
+
+func (d *Driver) linkFor(kind linkKind, address string) *link {
 	d.linksMu.Lock()
 	defer d.linksMu.Unlock()
-	l := d.links[address]
+	id := linkID{kind.hello, address}
+	l := d.links[id]
 	if l == nil {
-		l = newLink(address, d.callTimeout(), d.cfg.dial)
-		d.links[address] = l
+		l = newLink(address, kind, d.callTimeout(), d.cfg.dial)
+		d.links[id] = l
 		select {
 		case <-d.quit:
 			l.close()
@@ -357,7 +382,7 @@ func (d *Driver) stop() {
 		l.close()
 	}
 	d.linksMu.Unlock()
-	errs := []error{d.cfg.Listener.Close(), d.transport.Close(), d.streams.Close()}
+	errs := []error{d.timer.Close(), d.cfg.Listener.Close(), d.transport.Close(), d.streams.Close()}
 	if stopped { // else raft is stuck in a write, and its file is let be
 		errs = append(errs, d.raftLog.Close())
 	}

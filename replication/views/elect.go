@@ -12,7 +12,7 @@ import (
 // This file is the driver's side of Elector: pre-votes, probes, and how raft is told to stand.
 
 // raftPatience is raft's own timeout of leaders and candidates: what happens if the Elector does not see to it, and for how long a leader without a majority believes in
-// itself, which hurts nobody. Its heartbeats go every tenth to fifth of the HeartbeatTimeout of the leader, which is twice as long (see led).
+// itself, which hurts nobody. Its heartbeats go every tenth to fifth of the HeartbeatTimeout of the leader, which is three times as long (see led).
 func (t Timing) raftPatience() time.Duration { return max(2*time.Second, 5*t.Election) }
 
 // leaderAddress is where heartbeats go: to raft's leader, or to whom another server has named, if raft knows of none since its next message is yet to come.

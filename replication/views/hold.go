@@ -19,7 +19,7 @@ type pong struct {
 func (d *Driver) beat(now int64) int64 {
 	due := d.holder.Due()
 	if d.reign != 0 && d.leader.relies(now) {
-		due += int64(d.timing.Heartbeat / 4) // it goes with the next that arrives; see arrives
+		due += int64(d.timing.late() - d.timing.Heartbeat) // it goes with the next that arrives; see arrives
 	}
 	switch {
 	case d.reborn || now < due:
@@ -57,7 +57,7 @@ func (d *Driver) sendBeat(now int64) {
 	if to != "" {
 		reply := new(Answer)
 		d.elector.Sent(now)
-		d.link(to).call(methodHeartbeat, b, reply, func(err error) {
+		d.linkFor(beats, to).call("", b, reply, func(err error) {
 			if err != nil { // by this goroutine, perhaps
 				d.mail.post(func() { d.leaderAnswered(to, now, false) })
 				return

@@ -30,7 +30,7 @@ func (d *Driver) led(lead bool) {
 	reign := d.reigns
 	patience := d.cfg.patience
 	if lead {
-		patience *= 2 // a longer one only means fewer heartbeats of raft
+		patience *= 3 // a longer one only means fewer heartbeats of raft
 		go d.accede(reign)
 	}
 	rc := d.raft.ReloadableConfig()

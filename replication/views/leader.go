@@ -354,16 +354,19 @@ func (l *Leader) roundDue() int64 {
 	return max(l.wantedAt+int64(l.timing.gather()), l.rounds+int64(l.timing.roundGap()))
 }
 
-// Wake is when Tick is to be called at the latest: often as long as somebody is missed.
+// Wake is when Tick is to be called at the latest: often as long as somebody is missed; and while nobody is, not when the next heartbeat comes, which wakes the leader
+// anyway.
 func (l *Leader) Wake() int64 {
 	if !l.elected {
 		return l.last + int64(time.Second)
 	}
 	often := l.proposed != nil || len(l.requests) > 0 || len(l.group.View.Members) == 0
+	wake := l.last + int64(l.timing.late())
 	for _, r := range l.group.View.Members {
-		often = often || !r.Serving || l.silentSince(l.last, r.Member) > int64(2*l.timing.Heartbeat)
+		left := int64(2*l.timing.Heartbeat) - l.silentSince(l.last, r.Member)
+		often = often || !r.Serving || left < 0
+		wake = min(wake, l.last+left+1)
 	}
-	wake := l.last + int64(l.timing.Heartbeat)
 	if often {
 		wake = l.last + int64(l.timing.Heartbeat/10)
 	}

@@ -2,27 +2,44 @@ package views
 
 import (
 	"errors"
+	"net"
 	"net/rpc"
 	"sync"
 	"time"
 )
 
-// link is the connection for calls to one server. It is made when it is needed. Calls do not wait for each other.
+// link is a connection for calls to one server. It is made when it is needed. Calls do not wait for each other.
 type link struct {
 	address string
 	dialer  dialer
+	kind    linkKind
 	timeout time.Duration // of dialling, and of the oldest call under way: then the connection is taken for dead
 
 	mu      sync.Mutex
-	client  *rpc.Client
+	client  caller
 	dialing bool
 	closed  bool
 	waiting []*call            // for the connection
 	calls   map[*call]struct{} // under way
 }
 
+// caller is one connection of a link.
+type caller interface {
+	// begin sends a call, and has link.finished called once.
+	begin(c *call)
+	Close() error // fails the calls that are under way
+}
+
+// linkKind is for what a link is: what its connections begin with, and how they work.
+type linkKind struct {
+	hello byte
+	make  func(l *link, conn net.Conn) caller
+}
+
+var calls = linkKind{forCalls, func(l *link, conn net.Conn) caller { return &rpcCaller{l, rpc.NewClient(conn)} }}
+
 type call struct {
-	method      string
+	method      string // of forCalls
 	args, reply any
 	done        func(error) // once, from any goroutine; must not block
 	began       time.Time
@@ -36,8 +53,8 @@ var (
 // waitingMax bounds the calls that wait for a connection.
 const waitingMax = 64
 
-func newLink(address string, timeout time.Duration, d dialer) *link {
-	return &link{address: address, dialer: d, timeout: timeout, calls: map[*call]struct{}{}}
+func newLink(address string, kind linkKind, timeout time.Duration, d dialer) *link {
+	return &link{address: address, kind: kind, dialer: d, timeout: timeout, calls: map[*call]struct{}{}}
 }
 
 // call begins a call; reply is written before done(nil).
@@ -62,11 +79,11 @@ func (l *link) call(method string, args, reply any, done func(error)) {
 	client := l.client
 	l.calls[c] = struct{}{}
 	l.mu.Unlock()
-	l.send(client, c)
+	client.begin(c)
 }
 
 func (l *link) dial() {
-	conn, err := l.dialer.open(l.address, string(forCalls), l.timeout)
+	conn, err := l.dialer.open(l.address, string(l.kind.hello), l.timeout)
 	l.mu.Lock()
 	l.dialing = false
 	waiting := l.waiting
@@ -82,30 +99,44 @@ func (l *link) dial() {
 		}
 		return
 	}
-	client := rpc.NewClient(conn)
+	client := l.kind.make(l, conn)
 	l.client = client
 	for _, c := range waiting {
 		l.calls[c] = struct{}{}
 	}
 	l.mu.Unlock()
 	for _, c := range waiting {
-		l.send(client, c)
+		client.begin(c)
 	}
 }
 
-func (l *link) send(client *rpc.Client, c *call) {
-	pending := client.Go(c.method, c.args, c.reply, make(chan *rpc.Call, 1))
+// finished is told of the end of a call. After an error that is not an answer the connection is not used any more. The caller holds no lock.
+func (l *link) finished(client caller, c *call, err error) {
+	l.mu.Lock()
+	delete(l.calls, c)
+	var refused rpc.ServerError
+	broken := err != nil && !errors.As(err, &refused) && l.client == client
+	if broken {
+		l.client = nil
+	}
+	l.mu.Unlock()
+	if broken {
+		client.Close()
+	}
+	c.done(err)
+}
+
+// rpcCaller is a connection of net/rpc.
+type rpcCaller struct {
+	link *link
+	*rpc.Client
+}
+
+func (r *rpcCaller) begin(c *call) {
+	pending := r.Go(c.method, c.args, c.reply, make(chan *rpc.Call, 1))
 	go func() {
 		<-pending.Done
-		l.mu.Lock()
-		delete(l.calls, c)
-		var refused rpc.ServerError
-		if pending.Error != nil && !errors.As(pending.Error, &refused) && l.client == client {
-			l.client = nil
-			client.Close()
-		}
-		l.mu.Unlock()
-		c.done(pending.Error)
+		r.link.finished(r, c, pending.Error)
 	}()
 }
 

@@ -18,6 +18,7 @@ const Magic = "hermesC\n"
 const (
 	forRaft  = 'R' // then a byte for the length of the name of the raft server that is meant, and the name
 	forCalls = 'C' // net/rpc
+	forBeats = 'H' // heartbeats and their answers, see beats.go
 )
 
 // helloTimeout bounds how long a connection may take to say what it is for.
@@ -55,26 +56,27 @@ type streams struct {
 	quit    chan struct{}
 	once    sync.Once
 
-	mu   sync.Mutex
-	open map[net.Conn]struct{} // of calls
+	mu        sync.Mutex
+	open      map[net.Conn]struct{} // of others' calls
+	lazyConns map[*lazyConn]struct{}
 }
 
 func newStreams(address, server string, d dialer) *streams {
-	return &streams{address: address, server: server, dialer: d, raft: make(chan net.Conn), quit: make(chan struct{}), open: map[net.Conn]struct{}{}}
+	return &streams{address: address, server: server, dialer: d, raft: make(chan net.Conn), quit: make(chan struct{}), open: map[net.Conn]struct{}{}, lazyConns: map[*lazyConn]struct{}{}}
 }
 
-// serve takes control connections from the listener until it is closed; calls serves those that are not raft's.
-func (s *streams) serve(l net.Listener, calls func(net.Conn)) {
+// serve takes control connections from the listener until it is closed; serving has a function for each kind that is not raft's.
+func (s *streams) serve(l net.Listener, serving map[byte]func(net.Conn)) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
 			return
 		}
-		go s.sort(conn, calls)
+		go s.sort(conn, serving)
 	}
 }
 
-func (s *streams) sort(conn net.Conn, calls func(net.Conn)) {
+func (s *streams) sort(conn net.Conn, serving map[byte]func(net.Conn)) {
 	conn.SetReadDeadline(time.Now().Add(helloTimeout))
 	kind, err := readHello(conn, s.server)
 	if err != nil {
@@ -91,7 +93,7 @@ func (s *streams) sort(conn net.Conn, calls func(net.Conn)) {
 		return
 	}
 	if s.add(conn) {
-		calls(conn)
+		serving[kind](conn)
 		s.remove(conn)
 	}
 	conn.Close()
@@ -99,11 +101,11 @@ func (s *streams) sort(conn net.Conn, calls func(net.Conn)) {
 
 func readHello(conn io.Reader, server string) (kind byte, err error) {
 	var b [2]byte
-	if _, err := io.ReadFull(conn, b[:1]); err != nil || b[0] == forCalls {
+	if _, err := io.ReadFull(conn, b[:1]); err != nil || b[0] == forCalls || b[0] == forBeats {
 		return b[0], err
 	}
 	if b[0] != forRaft {
-		return 0, fmt.Errorf("a control connection is for raft or calls, not %q", b[0])
+		return 0, fmt.Errorf("a control connection is for raft, calls or heartbeats, not %q", b[0])
 	}
 	if _, err := io.ReadFull(conn, b[1:]); err != nil {
 		return 0, err
@@ -166,7 +168,11 @@ func (a address) String() string { return string(a) }
 // Dial connects to host:port/server, which is how target writes it.
 func (s *streams) Dial(to raft.ServerAddress, timeout time.Duration) (net.Conn, error) {
 	host, server, _ := strings.Cut(string(to), "/")
-	return s.dialer.open(host, string([]byte{forRaft, byte(len(server))})+server, timeout)
+	conn, err := s.dialer.open(host, string([]byte{forRaft, byte(len(server))})+server, timeout)
+	if err != nil {
+		return nil, err
+	}
+	return s.lazy(conn), nil
 }
 
 // targets is raft's ServerAddressProvider: an address with the name of the server that is meant.

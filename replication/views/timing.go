@@ -44,6 +44,9 @@ func (t Timing) LeaseBound() time.Duration {
 // margin is what must lie between the end of the last lease and the suspicion, so that a replica whose heartbeats are slow for a moment is not removed.
 func (t Timing) margin() time.Duration { return t.Heartbeat / 2 }
 
+// late is when, after a heartbeat, the next is so late that the leader does without it what it would have done with it.
+func (t Timing) late() time.Duration { return t.Heartbeat * 5 / 4 }
+
 // gather is for how long the leader waits, after a heartbeat, for those of others before it begins a round.
 func (t Timing) gather() time.Duration { return t.Heartbeat / 10 }
 
