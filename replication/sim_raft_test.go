@@ -337,7 +337,7 @@ func (v *simServer) answer(to int, a views.Answer) {
 			return
 		}
 		if at.s.hooks.leaseFromReceipt {
-			a.Sent = at.s.local(at.index)
+			a.Since = at.s.local(at.index)
 		}
 		at.s.effect(r, r.holder.Answer(at.s.local(at.index), a))
 	})

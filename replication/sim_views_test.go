@@ -256,9 +256,14 @@ func (v *simServer) arrives(from *simServer, h views.Heartbeat) {
 			v.arrives(v, own.heartbeat(now))
 		}
 	}
-	m := views.Mandate{Voters: len(v.s.servers), Voter: from != v, Own: from == v, Leads: v.elected && v.role == simLeads}
+	m := views.Mandate{Voter: from != v, Own: from == v, Leads: v.elected && v.role == simLeads}
+	for _, other := range v.s.servers {
+		if other != v {
+			m.Others = append(m.Others, simServerName(other.index))
+		}
+	}
 	if v.s.hooks.noRounds {
-		m.Leads, m.Voters, h.Term = true, min(m.Voters, 3), 0
+		m.Leads, m.Others, h.Term = true, m.Others[:min(len(m.Others), 2)], 0
 	}
 	v.leader.Heartbeat(now, h, m)
 	v.carryOut()

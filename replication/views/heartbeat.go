@@ -29,9 +29,9 @@ type Echo struct {
 type Answer struct {
 	To   Member
 	Sent int64 // of the heartbeat
-	// Lease is the epoch of the view in which the sender may serve, for Timing.Lease from when it sent the heartbeat. 0: it may
-	// not, for what this answer says.
+	// Lease is the epoch of the view in which the sender may serve, for Timing.Lease from Since. 0: it may not, for what this answer says.
 	Lease uint64
+	Since int64  // when it sent this heartbeat or one before, by its clock
 	View  View   // of epoch 0 if it is the one that the sender has entered
 	Used  uint64 // the greatest incarnation of To's number that has been in a view: tells one that has left from one that is to come
 	Echo  Echo

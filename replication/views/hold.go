@@ -101,10 +101,13 @@ func (d *Driver) mandate(sender string) (m Mandate) {
 	}
 	self := false // a leader that removes itself is no part of any majority
 	for _, s := range d.raft.GetConfiguration().Configuration().Servers {
-		if s.Suffrage == raft.Voter {
-			m.Voters++
-			m.Voter = m.Voter || string(s.ID) == sender
-			self = self || string(s.ID) == d.cfg.Store.Server()
+		switch server := string(s.ID); {
+		case s.Suffrage != raft.Voter:
+		case server == d.cfg.Store.Server():
+			self = true
+		default:
+			m.Others = append(m.Others, server)
+			m.Voter = m.Voter || server == sender
 		}
 	}
 	m.Leads = d.leads(d.term) && self

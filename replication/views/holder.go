@@ -55,7 +55,7 @@ func (h *Holder) Beat(now int64, s Status, reachable uint64) Heartbeat {
 		Seen: h.view.Epoch, Echo: h.echo}
 }
 
-// Answer takes the leader's answer to a heartbeat. The lease counts from when that was sent: later, and the leader might believe
+// Answer takes the leader's answer to a heartbeat. The lease counts from when that, or one before it, was sent: later, and the leader might believe
 // it over while it lasts.
 func (h *Holder) Answer(now int64, a Answer) Effect {
 	if a.To.Number != h.self.Number {
@@ -70,7 +70,7 @@ func (h *Holder) Answer(now int64, a Answer) Effect {
 	}
 	e := h.Adopt(a.View, a.Used)
 	if a.To == h.self && a.Lease != 0 && e.Restart == 0 && !h.leaving {
-		if until := a.Sent + int64(h.timing.Lease); until > h.until {
+		if until := a.Since + int64(h.timing.Lease); until > h.until {
 			h.until, e.Renew = until, until
 		}
 	}

@@ -2,6 +2,7 @@ package views
 
 import (
 	"math"
+	"slices"
 	"time"
 )
 
@@ -12,7 +13,8 @@ import (
 //
 // Four rules make leases safe; each has a test that fails without it.
 //   - A heartbeat is answered with a lease only when it is known that a majority had not elected another leader before the heartbeat was sent. A later leader begins
-//     after that, and its wait (below) covers the lease. It is known by a quorum round that began after the heartbeat arrived, or by what the heartbeat says (see vouches).
+//     after that, and its wait (below) covers the lease. It is known by a quorum round that began after the heartbeat arrived, or by what heartbeats say (see vouches and
+//     agree).
 //   - Only a member of the committed view gets a lease, and none for whom there is a reason to be removed.
 //   - A member is removed when Timing.LeaseBound has passed since the last heartbeat for which it was given a lease, and since the leader's own election.
 //   - While a command is under way nothing else is decided, and nobody whom it removes gets a lease.
@@ -26,17 +28,18 @@ type Leader struct {
 	last    int64  // of the last call
 	peers   map[Member]*peer
 
-	round    uint64    // number of the last one that began
-	rounds   int64     // when that was
-	wanted   bool      // something waits for a new round
-	wantedAt int64     // with wanted: when the first that waits for it arrived
-	news     bool      // the view has changed since the last one began, which carried it to everybody
-	cycle    int64     // when the next heartbeats are to come
-	vouched  int64     // when a heartbeat of another voter last vouched for this leader; 0: none has
-	pending  []pending // heartbeats that wait for a round, in the order of arrival
-	proposed *proposal // under way
-	requests []Request // of operators, in the order of arrival
-	asked    int64     // when the first replica has asked to join a view without members; 0: none has
+	round    uint64           // number of the last one that began
+	rounds   int64            // when that was
+	wanted   bool             // something waits for a new round
+	wantedAt int64            // with wanted: when the first that waits for it arrived
+	news     bool             // the view has changed since the last one began, which carried it to everybody
+	cycle    int64            // when the next heartbeats are to come
+	vouched  int64            // when heartbeats of other voters last vouched for this leader; 0: none have
+	echoes   map[string]int64 // of voters: the latest answer of this leader that one had when it knew of no later term
+	pending  []pending        // heartbeats that wait for a round, or for those of others, in the order of arrival
+	proposed *proposal        // under way
+	requests []Request        // of operators, in the order of arrival
+	asked    int64            // when the first replica has asked to join a view without members; 0: none has
 
 	out Output
 }
@@ -44,9 +47,11 @@ type Leader struct {
 // peer is what the leader knows of an incarnation.
 type peer struct {
 	beat    Heartbeat // the newest by when it was sent
+	arrived int64     // when beat did
 	heard   int64     // when the last one arrived
-	granted int64     // when the last one arrived that has been answered with a lease
+	granted int64     // when the last one arrived from which a lease has been counted
 	leased  bool      // there has been one
+	own     bool      // of this process
 }
 
 type pending struct {
@@ -55,18 +60,26 @@ type pending struct {
 	arrived int64
 	round   uint64 // the first that began later
 	own     bool   // of this process
+	server  string // raft's name of the process if it knew of no later term; empty: it did, or is none of raft's
+	before  moment // of the heartbeat before it
 }
+
+// moment is when a heartbeat was sent, by its sender's clock, and when it arrived; the zero one: there was none.
+type moment struct{ sent, arrived int64 }
 
 // Mandate is what raft says of this server, read when a heartbeat has arrived.
 type Mandate struct {
-	Voters int  // of raft's latest configuration
-	Voter  bool // the sender of the heartbeat is one of them
-	Own    bool // the sender is this server
-	Leads  bool // this server is still the leader of the term in which it was elected, and a voter itself; to be read last
+	Others []string // names of the voters of raft's latest configuration but this server
+	Voter  bool     // the sender of the heartbeat is one of them
+	Own    bool     // the sender is this server
+	Leads  bool     // this server is still the leader of the term in which it was elected, and a voter itself; to be read last
 }
 
-// fewVoters is of how many voters two are a majority.
-const fewVoters = 3
+// fewOthers is of how many voters beside the leader one is enough for a majority.
+const fewOthers = 2
+
+// enough is how many voters beside the leader make a majority with it.
+func (m Mandate) enough() int { return (len(m.Others) + 1) / 2 }
 
 type proposal struct {
 	command Command
@@ -114,7 +127,7 @@ func (l *Leader) Take() Output {
 // Elected begins a reign, in a term of raft. All that had been committed before has been applied to group.
 func (l *Leader) Elected(now int64, group Group, term uint64) {
 	*l = Leader{timing: l.timing, group: group, elected: true, term: term, since: now, waited: now, last: now,
-		peers: map[Member]*peer{}, round: l.round, out: l.out}
+		peers: map[Member]*peer{}, echoes: map[string]int64{}, round: l.round, out: l.out}
 	l.step(now)
 }
 
@@ -146,68 +159,128 @@ func (l *Leader) Heartbeat(now int64, h Heartbeat, m Mandate) {
 	}
 	p := l.peers[h.From]
 	if p == nil {
-		p = &peer{beat: h}
+		p = &peer{beat: h, own: m.Own}
 		l.peers[h.From] = p
 	}
 	p.heard = now
+	var before moment
+	if h.Sent > p.beat.Sent {
+		before = moment{p.beat.Sent, p.arrived}
+	}
 	if h.Sent >= p.beat.Sent {
 		leaving := p.beat.Leaving // there is no way back
-		p.beat = h
+		p.beat, p.arrived = h, now
 		p.beat.Leaving = leaving || h.Leaving
 	}
+	waits := pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1, own: m.Own, before: before}
 	vouches := l.vouches(h, m)
 	if vouches {
-		l.vouched = now
-		l.echoed(now, h.Echo)
+		waits.server = h.Server
+		if h.Echo.Term == l.term {
+			l.echoes[h.Server] = max(l.echoes[h.Server], h.Echo.Stamp)
+		}
 	}
+	if !m.Own {
+		l.together(now)
+	}
+	few := len(m.Others) <= fewOthers
 	if !l.group.View.Has(h.From) || p.beat.Leaving {
+		if vouches && few {
+			l.agree(now, m)
+		}
 		l.step(now)
 		l.answer(h.From, h.Sent, 0, l.whyOut(now, h.From, p))
 		return
 	}
-	waits := pending{from: h.From, sent: h.Sent, arrived: now, round: l.round + 1, own: m.Own}
-	if vouches {
+	if vouches && few {
+		l.vouched = now
+		l.agree(now, m)
 		l.step(now)
-		l.decide(now, waits, true)
-		l.out.Answers[len(l.out.Answers)-1].After = l.together(now)
+		l.decide(now, waits, moment{h.Sent, now}, true)
 		return
 	}
 	l.pending = append(l.pending, waits)
-	if !m.Own || !l.relies(now) {
+	if l.gathered() {
+		l.agree(now, m)
+	}
+	if l.waits(h.From) && (!m.Own || !l.relies(now)) {
 		l.want(now)
 	}
 	l.step(now)
 }
 
-// vouches reports whether the heartbeat shows by itself what a round would. Its sender had not voted in a term after Term when it read that, after Sent; this server
-// has not now, in its own term, which is not below. Of at most three voters these two are a majority, so no leader of a later term had been elected when the
-// heartbeat was sent. A configuration of raft that is about to take the place of the latest one, or that it took the place of, has one voter more or less, and without
-// these two no majority either.
+// vouches reports whether the heartbeat shows that its sender, a voter, had not voted in a term after Term when it read that, after Sent; this server has not now, in its own
+// term, which is not below. Of at most three voters these two are a majority, so no leader of a later term had been elected when the heartbeat was sent, and it is answered
+// at once. A configuration of raft that is about to take the place of the latest one, or that it took the place of, has one voter more or less, and without a majority of
+// this one no majority either.
 func (l *Leader) vouches(h Heartbeat, m Mandate) bool {
-	return m.Leads && m.Voter && !m.Own && m.Voters <= fewVoters && h.Term <= l.term
+	return m.Leads && m.Voter && !m.Own && h.Term <= l.term
 }
 
-// echoed answers heartbeats of this process by that of another voter: it had this leader's answer of Echo.Stamp when it read its term, so that no other leader had
-// been elected by then, and heartbeats of before are older.
-func (l *Leader) echoed(now int64, e Echo) {
-	if e.Term != l.term {
+// agree answers heartbeats by those of others, without a round. Each of these says which answer of this leader its sender had when it still knew of no later term. If enough
+// voters had answers that were given after some heartbeat had arrived, no other leader had been elected when that was sent, and a lease may count from then. It is the
+// heartbeat before the one that is answered: answers to that one were on their way to all when they sent those that have now come. A heartbeat of this process is
+// answered itself, a round of heartbeats later.
+func (l *Leader) agree(now int64, m Mandate) {
+	if !m.Leads {
 		return
 	}
-	waiting := l.pending[:0]
+	waiting, answered := l.pending[:0], false
 	for _, p := range l.pending {
-		if p.own && p.arrived <= e.Stamp {
-			l.decide(now, p, true)
+		base := p.before
+		if p.own {
+			base = moment{p.sent, p.arrived}
+		}
+		stale := !p.own && now-base.arrived > int64(l.timing.Heartbeat*3/2) // a round gives a longer lease
+		if !p.own && p.server == "" || stale || l.supporters(p, base.arrived, m) < m.enough() {
+			waiting = append(waiting, p)
 			continue
 		}
-		waiting = append(waiting, p)
+		answered, l.vouched = true, now
+		l.decide(now, p, base, true)
 	}
 	l.pending = waiting
+	if answered && !l.news {
+		l.wanted = slices.ContainsFunc(l.pending, func(p pending) bool { return !p.own })
+	}
 }
 
-// together is after which time the sender of a heartbeat that has just come is to send the next one, so that it comes with those of others: to be woken
-// twice costs this process twice as much, whatever it then has to do.
-func (l *Leader) together(now int64) int64 {
+// supporters counts the voters beside this server that knew of no later term at some time after since.
+func (l *Leader) supporters(p pending, since int64, m Mandate) (n int) {
+	for _, server := range m.Others {
+		if stamp, ok := l.echoes[server]; ok && stamp >= since || server == p.server {
+			n++
+		}
+	}
+	return n
+}
+
+// gathered: the heartbeats of all members have come, so that they are answered together.
+func (l *Leader) gathered() bool {
+	for _, r := range l.group.View.Members {
+		if p := l.peers[r.Member]; p == nil || !p.own && !l.waits(r.Member) {
+			return false
+		}
+	}
+	return true
+}
+
+// waits: a heartbeat of m has not been answered.
+func (l *Leader) waits(m Member) bool {
+	return slices.ContainsFunc(l.pending, func(p pending) bool { return p.from == m })
+}
+
+// together keeps the heartbeats of all together: to be woken twice costs this process twice as much, whatever it then has to do. The first to come in a cycle says when
+// the next one begins; one that is a little too early belongs to it already.
+func (l *Leader) together(now int64) {
 	if now >= l.cycle-int64(l.timing.Heartbeat/8) {
+		l.cycle = now + int64(l.timing.Heartbeat)
+	}
+}
+
+// after is after which time the sender of a heartbeat that is answered now is to send the next one.
+func (l *Leader) after(now int64) int64 {
+	if l.cycle <= now {
 		l.cycle = now + int64(l.timing.Heartbeat)
 	}
 	return l.cycle - now
@@ -247,14 +320,14 @@ func (l *Leader) RoundDone(now int64, round uint64, ok bool) {
 			waiting = append(waiting, p)
 			continue
 		}
-		l.decide(now, p, ok)
+		l.decide(now, p, moment{p.sent, p.arrived}, ok)
 	}
 	l.pending = waiting
 	l.step(now)
 }
 
-// decide answers a heartbeat whose round is over.
-func (l *Leader) decide(now int64, p pending, ok bool) {
+// decide answers a heartbeat when a majority has agreed (ok) that no other leader had been elected at base, its own time or an earlier one's; or when none has.
+func (l *Leader) decide(now int64, p pending, base moment, ok bool) {
 	m := l.peers[p.from]
 	switch {
 	case !ok:
@@ -264,8 +337,13 @@ func (l *Leader) decide(now int64, p pending, ok bool) {
 	case l.leavers(now)&bit(p.from.Number) != 0 || l.proposed != nil && l.proposed.removes(p.from):
 		l.answer(p.from, p.sent, 0, "the replica is being removed from the view")
 	default:
-		m.granted, m.leased = max(m.granted, p.arrived), true
+		m.granted, m.leased = max(m.granted, base.arrived), true
 		l.answer(p.from, p.sent, l.group.View.Epoch, "")
+		a := &l.out.Answers[len(l.out.Answers)-1]
+		a.Since = base.sent
+		if !p.own {
+			a.After = l.after(now)
+		}
 	}
 }
 

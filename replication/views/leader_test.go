@@ -1,6 +1,7 @@
 package views
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -21,11 +22,16 @@ const ms = int64(time.Millisecond)
 func newStage(t *testing.T, n int) *stage {
 	s := &stage{t: t, l: NewLeader(DefaultTiming), g: formed(t, n), now: 1_000_000 * ms, sent: map[uint8]Heartbeat{}, leases: map[Member]int{}}
 	for _, r := range s.g.View.Members {
-		s.sent[r.Number] = Heartbeat{From: r.Member, Status: Status{Epoch: 1, Settled: true}}
+		s.sent[r.Number] = Heartbeat{From: r.Member, Server: serverOf(r.Number), Status: Status{Epoch: 1, Settled: true}}
+	}
+	for i := range s.g.Slots {
+		s.g.Slots[i].Server = serverOf(s.g.Slots[i].Number)
 	}
 	s.l.Elected(s.now, s.g, 1)
 	return s
 }
+
+func serverOf(n uint8) string { return fmt.Sprint("server", n) }
 
 // take carries out what the leader wants; rounds succeed at once, and commands are committed.
 func (s *stage) take() {
@@ -54,7 +60,7 @@ func (s *stage) run(milliseconds int64, numbers ...uint8) {
 		if s.now/ms%50 == 0 {
 			for _, n := range numbers {
 				b := s.sent[n]
-				b.Sent, b.Seen = s.now, s.g.View.Epoch
+				b.Sent, b.Seen, b.Server = s.now, s.g.View.Epoch, serverOf(n)
 				if s.g.View.Has(b.From) {
 					b.Epoch = s.g.View.Epoch
 				}
@@ -227,7 +233,7 @@ func TestHolderCountsTheLeaseFromSending(t *testing.T) {
 	first := h.Beat(100*ms, Status{}, 0)
 	second := h.Beat(160*ms, Status{}, 0)
 	answer := func(b Heartbeat) Effect {
-		return h.Answer(200*ms, Answer{To: b.From, Sent: b.Sent, Lease: 1, View: v, Used: 10})
+		return h.Answer(200*ms, Answer{To: b.From, Sent: b.Sent, Since: b.Sent, Lease: 1, View: v, Used: 10})
 	}
 	if e := answer(second); e.Renew != 160*ms+int64(DefaultTiming.Lease) || e.Enter == nil || e.Enter.Epoch != 1 {
 		t.Errorf("%+v", e)

@@ -46,6 +46,7 @@ const (
 	anyTerm           // the term of a heartbeat is not compared with the leader's
 	staleMandate      // a leader that gets a heartbeat does not look whether it leads yet
 	echoOfNow         // a heartbeat is taken to give back the leader's present time
+	fromAnswered      // the holder counts the lease from the heartbeat that is answered, always
 )
 
 type machine struct {
@@ -103,7 +104,7 @@ func newWorld(seed uint64, lie lie) *world {
 			m.rate = 1 - spread/2
 		}
 		w.machines = append(w.machines, m)
-		form.Slots = append(form.Slots, Slot{Number: m.number, Address: fmt.Sprintf("h%d:1", m.number)})
+		form.Slots = append(form.Slots, Slot{Number: m.number, Address: fmt.Sprintf("h%d:1", m.number), Server: m.name()})
 	}
 	if err := w.group.Apply(Command{Form: form}); err != nil {
 		panic(err)
@@ -198,12 +199,14 @@ func (m *machine) start() {
 	m.tick(m.life)
 }
 
+func (m *machine) name() string { return fmt.Sprint("server", m.number) }
+
 func (m *machine) begin(above uint64) {
 	m.unique = max(m.unique, above) + 1
 	m.status = Status{}
 	self := Member{Number: m.number, Incarnation: m.unique}
 	if m.holder == nil || m.holder.self.Incarnation == 0 || m.holder.until != -1 {
-		m.holder = NewHolder(m.w.timing, "", self)
+		m.holder = NewHolder(m.w.timing, m.name(), self)
 	}
 }
 
@@ -251,10 +254,15 @@ func (m *machine) arrives(from *machine, b Heartbeat) {
 	if m.leads != 0 && from != m && m.holder.Due()-m.clock() <= int64(m.w.timing.Heartbeat/2) {
 		m.arrives(m, m.heartbeat()) // as the driver does
 	}
-	mandate := Mandate{Voters: len(m.w.machines), Voter: from != m, Own: from == m, Leads: m.leads != 0 && m.term == m.leads}
+	mandate := Mandate{Voter: from != m, Own: from == m, Leads: m.leads != 0 && m.term == m.leads}
+	for _, o := range m.w.machines {
+		if o != m {
+			mandate.Others = append(mandate.Others, o.name())
+		}
+	}
 	switch m.w.lie {
 	case manyVoters:
-		mandate.Voters = fewVoters
+		mandate.Others = mandate.Others[:2]
 	case anyTerm:
 		b.Term = 0
 	case staleMandate:
@@ -405,8 +413,11 @@ func (w *world) alive(m *machine, when string) {
 }
 
 func (m *machine) answered(a Answer) {
-	if m.w.lie == fromReceipt {
-		a.Sent = m.clock()
+	switch m.w.lie {
+	case fromReceipt:
+		a.Since = m.clock()
+	case fromAnswered:
+		a.Since = a.Sent
 	}
 	m.effect(m.holder.Answer(m.clock(), a))
 }

@@ -54,8 +54,9 @@ func TestBrokenRulesAreCaught(t *testing.T) {
 		"a new leader that does not wait": noWait, "a leader that takes leases for shorter": shortBound,
 		"a term that was read before the heartbeat's time": termBefore, "two of five for a majority": manyVoters,
 		"terms of heartbeats that are not compared": anyTerm, "heartbeats to a leader that does not lead any more": staleMandate,
-		"own heartbeats answered by echoes that are older": echoOfNow,
-		"leases counted from receipt":                      fromReceipt, "clocks that drift too much": driftingClock} {
+		"own heartbeats answered by echoes that are older":              echoOfNow,
+		"leases of groups counted from the heartbeat that was answered": fromAnswered,
+		"leases counted from receipt":                                   fromReceipt, "clocks that drift too much": driftingClock} {
 		t.Run(name, func(t *testing.T) {
 			for seed := uint64(1); seed < 3000; seed++ {
 				if _, wrong := live(seed, l); wrong != "" {

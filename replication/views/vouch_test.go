@@ -1,9 +1,21 @@
 package views
 
-import "testing"
+import (
+	"math/rand/v2"
+	"slices"
+	"testing"
+)
+
+// others are the names of all but the first of n voters, the leader.
+func others(n int) (names []string) {
+	for i := 2; i <= n; i++ {
+		names = append(names, serverOf(uint8(i)))
+	}
+	return names
+}
 
 // few is what raft says of a heartbeat of another voter to a leader of three.
-var few = Mandate{Voters: 3, Voter: true, Leads: true}
+var few = Mandate{Others: others(3), Voter: true, Leads: true}
 
 // granted are the replicas that the leader has just given one.
 func (s *stage) granted() (numbers []uint8) {
@@ -31,11 +43,11 @@ func TestHeartbeatOfOneOfThreeVotersNeedsNoRound(t *testing.T) {
 		"of the leader's term":                        {few, 5, true},
 		"of an earlier term":                          {few, 4, true},
 		"of a later term":                             {few, 6, false},
-		"of two voters":                               {Mandate{Voters: 2, Voter: true, Leads: true}, 5, true},
-		"of four voters":                              {Mandate{Voters: 4, Voter: true, Leads: true}, 5, false},
-		"of who is no voter":                          {Mandate{Voters: 3, Leads: true}, 5, false},
-		"of the leader itself":                        {Mandate{Voters: 3, Voter: true, Own: true, Leads: true}, 5, false},
-		"to a server that does not lead in that term": {Mandate{Voters: 3, Voter: true}, 5, false},
+		"of two voters":                               {Mandate{Others: others(2), Voter: true, Leads: true}, 5, true},
+		"of four voters":                              {Mandate{Others: others(4), Voter: true, Leads: true}, 5, false},
+		"of who is no voter":                          {Mandate{Others: others(3), Leads: true}, 5, false},
+		"of the leader itself":                        {Mandate{Others: others(3), Own: true, Leads: true}, 5, false},
+		"to a server that does not lead in that term": {Mandate{Others: others(3), Voter: true}, 5, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := newStage(t, 3)
@@ -58,7 +70,7 @@ func TestOwnHeartbeatIsAnsweredByWhatIsSentBackLater(t *testing.T) {
 	s.beat(2, few, 5, Echo{})
 	early := s.l.Take().Answers[0].Echo
 	s.now += ms
-	s.beat(1, Mandate{Own: true}, 5, Echo{})
+	s.beat(1, Mandate{Others: others(3), Own: true}, 5, Echo{})
 	s.beat(3, few, 5, Echo{})
 	late := s.l.Take().Answers[0].Echo
 	s.now += 60 * ms
@@ -86,7 +98,7 @@ func TestOwnHeartbeatThatIsNotSentBackNeedsARound(t *testing.T) {
 	s.l.Elected(s.now, s.g, 5)
 	s.l.Take()
 	s.beat(2, few, 5, Echo{})
-	s.beat(1, Mandate{Own: true}, 5, Echo{})
+	s.beat(1, Mandate{Others: others(3), Own: true}, 5, Echo{})
 	began := s.now
 	for s.l.Take().Round == 0 {
 		if s.now-began > int64(2*DefaultTiming.Heartbeat) {
@@ -103,7 +115,7 @@ func TestOwnHeartbeatThatIsNotSentBackNeedsARound(t *testing.T) {
 		t.Errorf("after the round: leases for %v", got)
 	}
 	s.now += int64(2 * DefaultTiming.Heartbeat)
-	s.beat(1, Mandate{Own: true}, 5, Echo{})
+	s.beat(1, Mandate{Others: others(3), Own: true}, 5, Echo{})
 	s.l.Tick(s.l.roundDue())
 	if s.l.Take().Round == 0 {
 		t.Error("when nobody has vouched for long: no round at once")
@@ -116,7 +128,7 @@ func TestHeartbeatsComeTogether(t *testing.T) {
 	s.l.Elected(s.now, s.g, 5)
 	s.l.Take()
 	interval := int64(DefaultTiming.Heartbeat)
-	holders := map[uint8]*Holder{2: NewHolder(DefaultTiming, "", s.sent[2].From), 3: NewHolder(DefaultTiming, "", s.sent[3].From)}
+	holders := map[uint8]*Holder{2: NewHolder(DefaultTiming, serverOf(2), s.sent[2].From), 3: NewHolder(DefaultTiming, serverOf(3), s.sent[3].From)}
 	beat := func(n uint8) {
 		b := holders[n].Beat(s.now, s.sent[n].Status, 0)
 		b.Term = 5
@@ -161,4 +173,170 @@ func TestLeaderRenewsNobodyWhomItHasProposedToRemove(t *testing.T) {
 		}
 	}
 	t.Error("nothing is proposed")
+}
+
+// together has the replicas that are named send heartbeats at one time, 1 being the leader's own, and returns the answers with a lease.
+func (s *stage) together(voters int, change func(n uint8, b *Heartbeat, m *Mandate), numbers ...uint8) map[uint8]Answer {
+	leases := map[uint8]Answer{}
+	for _, n := range numbers {
+		m := Mandate{Others: others(voters), Voter: n != 1, Own: n == 1, Leads: true}
+		b := s.sent[n]
+		b.Sent, b.Term = s.now, 5
+		change(n, &b, &m)
+		s.now += ms / 10
+		s.l.Heartbeat(s.now, b, m)
+	}
+	for _, a := range s.l.Take().Answers {
+		if a.Lease != 0 {
+			leases[a.To.Number] = a
+		}
+	}
+	return leases
+}
+
+func TestHeartbeatsOfManyVotersAnswerEachOther(t *testing.T) {
+	interval := int64(DefaultTiming.Heartbeat)
+	for _, c := range []struct {
+		name   string
+		voters int
+		change func(n uint8, b *Heartbeat, m *Mandate) // of the second heartbeats, which give back the answer to the first
+		want   []uint8
+	}{
+		{"all give the answer back", 5, func(uint8, *Heartbeat, *Mandate) {}, []uint8{1, 2, 3, 4, 5}},
+		{"one of five does, and so supports the others, but not itself", 5, only(3), []uint8{2, 4, 5}},
+		{"one of seven is too few", 7, only(3), nil},
+		{"two of seven", 7, only(3, 4), []uint8{2, 5, 6, 7}},
+		{"of an answer from before the heartbeat", 5, func(_ uint8, b *Heartbeat, _ *Mandate) { b.Echo.Stamp -= interval }, nil},
+		{"of another leader", 5, func(_ uint8, b *Heartbeat, _ *Mandate) { b.Echo.Term = 4 }, nil},
+		{"by those who know of a later term", 5, func(_ uint8, b *Heartbeat, _ *Mandate) { b.Term = 6 }, nil},
+		{"by servers that do not vote", 5, func(n uint8, _ *Heartbeat, m *Mandate) {
+			m.Others, m.Voter = []string{"a", "b", "c", "d"}, false
+		}, nil},
+		{"to a server that does not lead in that term", 5, func(_ uint8, _ *Heartbeat, m *Mandate) { m.Leads = false }, nil},
+		{"to a server that has ceased to lead when the last one comes", 5, func(n uint8, _ *Heartbeat, m *Mandate) { m.Leads = n != 5 }, nil},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			s := newStage(t, c.voters)
+			s.l.Elected(s.now, s.g, 5)
+			s.l.Take()
+			var all []uint8
+			for n := range uint8(c.voters) {
+				all = append(all, n+1)
+			}
+			first := s.now
+			s.l.rounds = first - interval // there have been others
+			if early := s.together(c.voters, func(uint8, *Heartbeat, *Mandate) {}, all...); len(early) != 0 {
+				t.Errorf("leases for %v before a round", early)
+			}
+			s.now += int64(DefaultTiming.gather())
+			s.l.Tick(s.now)
+			s.l.RoundDone(s.now, s.l.Take().Round, true)
+			echo := s.l.Take().Answers[0].Echo
+			s.now = first + interval
+			got := s.together(c.voters, func(n uint8, b *Heartbeat, m *Mandate) {
+				b.Echo = echo
+				c.change(n, b, m)
+			}, all...)
+			for _, n := range c.want {
+				a, ok := got[n]
+				delete(got, n)
+				since := first + int64(n-1)*ms/10
+				if n == 1 { // its own: this one, which others will give back, or the one before
+					continue
+				}
+				if !ok || a.Since != since {
+					t.Errorf("replica %d has a lease: %v, from %d ms after its first heartbeat", n, ok, (a.Since-since)/ms)
+				}
+				if a.After <= 0 || a.After > interval {
+					t.Errorf("replica %d is to send the next heartbeat after %d ms", n, a.After/ms)
+				}
+			}
+			if delete(got, 1); len(got) != 0 {
+				t.Errorf("leases for %v", got)
+			}
+			if len(c.want) == c.voters {
+				s.now += 2 * int64(DefaultTiming.gather())
+				s.l.Tick(s.now)
+				if s.l.Take().Round != 0 {
+					t.Error("a round begins all the same")
+				}
+				return
+			}
+			s.now += 2 * interval
+			s.l.Tick(s.now)
+			if s.l.Take().Round == 0 {
+				t.Error("no round begins for the others")
+			}
+		})
+	}
+}
+
+// TestManyVotersNeedNoRounds: whenever each replica begins, soon the heartbeats of all come together, once in an interval, and answer each other.
+func TestManyVotersNeedNoRounds(t *testing.T) {
+	interval := int64(DefaultTiming.Heartbeat)
+	for seed := range uint64(300) {
+		rng := rand.New(rand.NewPCG(seed, 0))
+		voters := 4 + rng.IntN(4)
+		s := newStage(t, voters)
+		s.l.Elected(s.now, s.g, 5)
+		holders := map[uint8]*Holder{}
+		for i := range uint8(voters) {
+			holders[i+1] = NewHolder(DefaultTiming, serverOf(i+1), s.sent[i+1].From)
+			holders[i+1].due = s.now + rng.Int64N(2*interval)
+		}
+		rounds, beats := 0, 0
+		var begun []int64
+		end, settled := s.now+5000*ms, s.now+4000*ms
+		for ; s.now < end; s.now += ms / 4 {
+			beat := func(n uint8) {
+				b := holders[n].Beat(s.now, s.sent[n].Status, 0)
+				b.Term = 5
+				s.l.Heartbeat(s.now, b, Mandate{Others: others(voters), Voter: n != 1, Own: n == 1, Leads: true})
+			}
+			for i := uint8(2); i <= uint8(voters); i++ {
+				if s.now < holders[i].Due() {
+					continue
+				}
+				if holders[1].Due()-s.now <= interval/2 { // as in Driver.arrives
+					beat(1)
+				}
+				beat(i)
+				if s.now >= settled {
+					beats++
+				}
+			}
+			if due := holders[1].Due(); s.now >= due && (!s.l.relies(s.now) || s.now >= due+interval/4) { // as in Driver.beat
+				beat(1)
+			}
+			if s.now >= s.l.Wake() {
+				s.l.Tick(s.now)
+			}
+			if len(begun) > 0 && s.now-begun[0] > ms {
+				s.l.RoundDone(s.now, s.l.round, true)
+				begun = begun[1:]
+			}
+			o := s.l.Take()
+			if o.Round != 0 {
+				begun = append(begun, s.now)
+				if s.now >= settled {
+					rounds++
+				}
+			}
+			for _, a := range o.Answers {
+				holders[a.To.Number].Answer(s.now, a)
+			}
+		}
+		if most := (voters - 1) * 15; rounds > 0 || beats > most {
+			t.Errorf("seed %d, %d voters: %d rounds and %d heartbeats in the last second, not 0 and at most %d", seed, voters, rounds, beats, most)
+		}
+	}
+}
+
+// only takes the echoes away from all others.
+func only(numbers ...uint8) func(uint8, *Heartbeat, *Mandate) {
+	return func(n uint8, b *Heartbeat, _ *Mandate) {
+		if !slices.Contains(numbers, n) {
+			b.Echo = Echo{}
+		}
+	}
 }
