@@ -148,7 +148,7 @@ Renews(v, l) ==
 
 \* The sender knew of no later term than the leader's when it said its own, so it
 \* need not be asked.  With the leader it is a quorum of two or three voters; of
-\* more, others are asked, too.
+\* more, others are asked, too, or have said it: see Confirm.
 Vouches(b, v) ==
   /\ b.said # 0 /\ promise[v] = lead[v].term
   /\ b.said <= lead[v].term \/ Without("AnyTerm")
@@ -165,8 +165,11 @@ Arrive(b, v) ==
 
 \* A voter confirms, after the heartbeat has arrived, that it knows of no later
 \* term: it is asked, or it gives back, with a heartbeat of its own, what the
-\* leader had answered after this one's arrival.  The round of one heartbeat is a round of its own here: rounds for many
-\* are no more than these at one time.
+\* leader had answered after this one's arrival.  In groups of four and more all
+\* do that, the sender too, and its lease comes with the answer to its next
+\* heartbeat (Leader.agree in Go): to Renew it is the same.  The round of one
+\* heartbeat is a round of its own here: rounds for many are no more than these
+\* at one time.
 Confirm(b, f) ==
   /\ b.at # 0 /\ f \notin b.acks /\ promise[f] <= b.term
   /\ promise' = [promise EXCEPT ![f] = b.term]

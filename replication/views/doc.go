@@ -15,13 +15,17 @@
 // # Leases
 //
 // A replica sends a heartbeat every Timing.Heartbeat. The leader answers when a majority has said, after the heartbeat came, that it knows
-// of no newer leader, or when there are at most three voters and the sender's own term says so; the answer lets the replica serve until Timing.Lease after it SENT the heartbeat, by its own clock. A view without a member is committed only
-// when Timing.LeaseBound has passed, by the leader's clock, since the last heartbeat of it that was answered so, and since the leader was elected. Why that is enough:
+// of no newer leader; or when there are at most three voters and the sender's own term says so; or, with more, when the heartbeats of a majority say so of a time after the
+// heartbeat before had come. The answer lets the replica serve until Timing.Lease after it SENT the heartbeat, or in the last case that before it, by its own clock.
+// A view without a member is committed only when Timing.LeaseBound has passed, by the leader's clock, since the last heartbeat of it from which a lease has been counted, and
+// since the leader was elected. Why that is enough:
 //
 //   - The leader that grants sees the heartbeat arrive after it was sent, so its count begins later than the holder's and is longer by the drift.
 //   - A later leader L2 counts from its election. Had L2 been elected before a heartbeat was sent, then of the majority that confirmed the older leader
 //     afterwards at least one had voted for L2 and would have named its term. So the heartbeat was sent before, and L2's count covers its lease.
 //   - The sender that says its term, read after it took the time, and the leader that looks at its own when that arrives are a majority of two or three voters: the same holds.
+//   - With more, each heartbeat gives back the leader's answer that its sender had when it read its term. The leader has given that after the heartbeat before had come. So
+//     each voter of the majority has named its term at a time after that heartbeat was sent: the same holds.
 //
 // # Raft's servers and the group's slots
 //

@@ -121,7 +121,7 @@ func TestTimingIsSafe(t *testing.T) {
 	}{
 		"heartbeat above a third":            {func(t *Timing) { t.Heartbeat = t.Lease/3 + 1 }, "more than a third of the lease"},
 		"heartbeat of 1ms":                   {func(t *Timing) { t.Heartbeat = time.Millisecond }, "below 5ms"},
-		"suspicion before the lease is over": {func(t *Timing) { t.SuspectAfter = t.Lease }, "suspect-after must be at least 270ms"},
+		"suspicion before the lease is over": {func(t *Timing) { t.SuspectAfter = t.Lease }, "suspect-after must be at least 301ms"},
 		"drift above the margin":             {func(t *Timing) { t.Drift = 0.1 }, "clock drift"},
 		"negative drift":                     {func(t *Timing) { t.Drift = -0.1 }, "clock drift"},
 		"cut off before suspected":           {func(t *Timing) { t.Unreachable = t.SuspectAfter - 1 }, "unreachable-after"},

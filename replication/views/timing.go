@@ -14,11 +14,11 @@ import (
 //
 // A leader that hangs, or that the network does not reach any more, is missed when a heartbeat, which is due in Heartbeat at most, has not been answered for
 // Election; another server that is asked then, and has not noticed anything, waits for its own answer for half of that. So with the default that is at most
-// 0.075 + 0.068 + 0.27 = 0.413 s, and some milliseconds of disk (0.27 s if it is killed); with Tuned 0.02 + 0.03 + 0.115 = 0.165 s (0.115 s).
+// 0.075 + 0.068 + 0.305 = 0.448 s, and some milliseconds of disk (0.305 s if it is killed); with Tuned 0.02 + 0.03 + 0.115 = 0.165 s (0.115 s).
 //
-// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent
-// (with more, that waits for a round, and is Heartbeat*6/5 old then), the leader's own, which is renewed by what comes back of its answers, 2*Heartbeat. 75 + 68 and
-// 150 ms are less than 230 (20 + 30 and 40 less than 100).
+// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent, with
+// more two of them and a moment, as is the leader's own with any number (see Leader.agree). 75 + 68 and 150 + 68 ms are less than 260 (20 + 30 and 40 + 30 less than 100),
+// and what is left is for the election.
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
@@ -29,7 +29,7 @@ type Timing struct {
 }
 
 // DefaultTiming makes writes stall for less than 500 ms when a replica is killed.
-var DefaultTiming = Timing{Heartbeat: 75 * time.Millisecond, Lease: 230 * time.Millisecond, SuspectAfter: 270 * time.Millisecond,
+var DefaultTiming = Timing{Heartbeat: 75 * time.Millisecond, Lease: 260 * time.Millisecond, SuspectAfter: 305 * time.Millisecond,
 	Election: 45 * time.Millisecond, Unreachable: time.Second, Drift: 0.01}
 
 // TunedTiming makes writes stall for less than 200 ms, on machines whose processes are not kept from running for as long.
