@@ -2,9 +2,12 @@ package replication
 
 import (
 	"bufio"
+	"bytes"
+	"encoding/hex"
 	"encoding/json"
 	"io"
 	"sync"
+	"unicode/utf8"
 
 	"hermesd/replication/views"
 	"hermesd/table"
@@ -23,7 +26,7 @@ type TraceStep struct {
 	Lane        uint8  `json:"lane"`
 	Epoch       uint64 `json:"epoch"` // of the view that the replica is in
 	Step        Step   `json:"step"`
-	Key         string `json:"key,omitempty"`
+	Key         string `json:"key,omitempty"` // see traceKey
 
 	From     uint8      `json:"from,omitempty"` // who sent the message that was received
 	TS       *TraceTS   `json:"ts,omitempty"`   // of the update, or of the message
@@ -168,12 +171,23 @@ func (l *Lane) traceLane(step Step) {
 	l.traceStep(0, nil, s)
 }
 
+// hexKey begins the text of a key that is not UTF-8, of which JSON would make another one.
+const hexKey = "hex "
+
+// traceKey is another text for each key: the key itself where it can be.
+func traceKey(key []byte) string {
+	if utf8.Valid(key) && !bytes.HasPrefix(key, []byte(hexKey)) {
+		return string(key)
+	}
+	return hexKey + hex.EncodeToString(key)
+}
+
 func (l *Lane) traceStep(hash uint64, key []byte, s *TraceStep) {
 	g := l.steps
 	s.Replica, s.Incarnation, s.Lane, s.Epoch = l.self, l.members[l.self].Incarnation, l.number, l.epoch
 	s.Closed = l.open == 0
 	if key != nil {
-		s.Key = string(key)
+		s.Key = traceKey(key)
 		s.State.Valid = true
 		if it := &g.item; l.items.Find(hash, key, it) {
 			s.State = TraceState{TS: traceTS(it.TS), Valid: it.State&table.Invalid == 0, Tombstone: it.State&(table.Tombstone|table.OnAbsent) != 0}

@@ -1,6 +1,7 @@
 package replication
 
 import (
+	"encoding/json"
 	"flag"
 	"fmt"
 	"math/rand/v2"
@@ -101,6 +102,24 @@ func TestTracesHaveEveryStep(t *testing.T) {
 }
 
 // TestTraceWriterTellsOfErrors: a trace with a gap is none, so nothing is written after an error, which is kept.
+// TestKeysOfTracesDiffer: also those that JSON cannot tell apart, which clients send with the base64 flag of meta commands.
+func TestKeysOfTracesDiffer(t *testing.T) {
+	seen := map[string]string{}
+	for _, key := range []string{"key", "k\xff", "k\xfe", "k\ufffd", "\xff", "hex ff", "hex 6bff", "hex "} {
+		text, err := json.Marshal(TraceStep{Key: traceKey([]byte(key))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if other, is := seen[string(text)]; is {
+			t.Errorf("%q and %q are both %s", key, other, text)
+		}
+		seen[string(text)] = key
+	}
+	if got := traceKey([]byte("user:1")); got != "user:1" {
+		t.Errorf("a key that is a text is traced as %q", got)
+	}
+}
+
 func TestTraceWriterTellsOfErrors(t *testing.T) {
 	full, err := os.OpenFile("/dev/full", os.O_WRONLY, 0)
 	if err != nil {
