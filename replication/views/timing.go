@@ -16,9 +16,10 @@ import (
 // Election; another server that is asked then, and has not noticed anything, waits for its own answer for half of that. So with the default that is at most
 // 0.075 + 0.068 + 0.27 = 0.413 s, and some milliseconds of disk (0.27 s if it is killed); with Tuned 0.02 + 0.03 + 0.115 = 0.165 s (0.115 s).
 //
-// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent
-// (with more, that waits for a round, and is Heartbeat*6/5 old then), the leader's own, which is renewed by what comes back of its answers, 2*Heartbeat. 75 + 68 and
-// 150 ms are less than 230 (20 + 30 and 40 less than 100).
+// So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent, with
+// more, where it is counted from the heartbeat before the one that was answered, 2*Heartbeat, and the leader's own, which is renewed by what comes back of its answers, is too.
+// Then come the election and the first round, which waits Heartbeat/10 for the heartbeats of all. 75 + 68 ms are less than 230 (20 + 30 less than 100); of four voters and more
+// 150 ms, and the whole 150 + 68 if the leader hangs (40 + 30), which leaves 12 ms for the election: with the default they may stop for some milliseconds then.
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve
