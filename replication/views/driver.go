@@ -74,7 +74,8 @@ type Driver struct {
 	ticks      int64  // when Leader.Tick is due
 	rounds     map[uint64]*round
 	answers    map[heartbeatID]func(Answer)
-	outbox     []answer // to be sent once the state is unlocked
+	early      map[uint8]earlyBeat // by the sender's number; see arrives
+	outbox     []answer            // to be sent once the state is unlocked
 	operators  map[uint64]func(error)
 	operations uint64
 	voters     map[string]int64 // when each raft server has last confirmed this leader
@@ -104,6 +105,12 @@ type heartbeatID struct {
 	sent int64
 }
 
+// earlyBeat is a heartbeat that waits for the reign of this server to begin.
+type earlyBeat struct {
+	beat  Heartbeat
+	reply func(Answer)
+}
+
 // Start begins to take part in the group: forms it with the seeds, joins it, or goes on where the data directory left off. It returns at
 // once; Host is called from then on.
 func Start(cfg Config) (*Driver, error) {
@@ -121,6 +128,7 @@ func Start(cfg Config) (*Driver, error) {
 	}
 	d := &Driver{cfg: cfg, timing: cfg.Timing, log: cfg.Logger, quit: make(chan struct{}), links: map[linkID]*link{},
 		leader: NewLeader(cfg.Timing), elector: NewElector(cfg.Timing, cfg.Store.Server()), rounds: map[uint64]*round{}, answers: map[heartbeatID]func(Answer){},
+		early:     map[uint8]earlyBeat{},
 		operators: map[uint64]func(error){}, voters: map[string]int64{}, pongs: map[Member]pong{}, left: make(chan struct{})}
 	d.mail.bell = make(chan struct{}, 1)
 	if cfg.Host != nil {

@@ -19,6 +19,11 @@ type Heartbeat struct {
 	Echo Echo // of the last answer
 }
 
+// changing answers a heartbeat to a server whose reign has not begun, or is over.
+func (h *Heartbeat) changing() Answer {
+	return Answer{To: h.From, Sent: h.Sent, Why: "the leader of the control plane is changing"}
+}
+
 // Echo names a moment of a leader: of each answer, which the next heartbeat gives back. Term 0: none.
 type Echo struct {
 	Term  uint64 // in which it leads

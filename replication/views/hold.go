@@ -71,7 +71,17 @@ func (d *Driver) sendBeat(now int64) {
 }
 
 // arrives takes a heartbeat of another process. This one's own goes before it if it is due soon: the answer tells when it was, and what comes back answers it.
+//
+// Voters learn whom they have elected from its first message, two commits before its reign begins (see accede). What they send then waits for that: leases are old by now, and the next
+// heartbeats come an interval later. Of each number the newest waits.
 func (d *Driver) arrives(b Heartbeat, reply func(Answer)) {
+	if d.reign == 0 && d.raft.State() == raft.Leader {
+		if e, ok := d.early[b.From.Number]; ok {
+			e.reply(e.beat.changing())
+		}
+		d.early[b.From.Number] = earlyBeat{b, reply}
+		return
+	}
 	now := Now()
 	if d.reign != 0 && d.holder != nil && !d.reborn && !d.hasLeft() && d.holder.Due()-now <= int64(d.timing.Heartbeat/2) {
 		d.sendBeat(now)

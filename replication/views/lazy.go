@@ -39,8 +39,11 @@ func (w *watched) set(t time.Time) {
 }
 
 func (w *watched) late(now int64) bool {
+	if !w.busy.Load() { // looked at first: the deadline read below is then not one that an earlier call has left, while a new call begins
+		return false
+	}
 	at := w.deadline.Load()
-	return at != 0 && at <= now && w.busy.Load()
+	return at != 0 && at <= now
 }
 
 func (c *lazyConn) SetDeadline(t time.Time) error {

@@ -29,6 +29,12 @@ func (d *Driver) led(lead bool) {
 	d.reigns++
 	reign := d.reigns
 	patience := d.cfg.patience
+	if !lead {
+		for number, e := range d.early {
+			delete(d.early, number)
+			e.reply(e.beat.changing())
+		}
+	}
 	if lead {
 		patience *= 3 // a longer one only means fewer heartbeats of raft
 		go d.accede(reign)
@@ -50,16 +56,24 @@ func (d *Driver) accede(reign uint64) {
 			continue
 		}
 		d.mail.post(func() {
-			if d.reigns != reign {
-				return
+			if d.reigns == reign {
+				d.rule(reign, term)
 			}
-			d.reign, d.term, d.acceded = reign, term, Now()
-			d.voters = map[string]int64{}
-			d.log.Info().Uint64("term", term).Msg("this server leads the control plane")
-			d.leader.Elected(Now(), d.fsm.get(), term)
-			d.holderHurry()
 		})
 		return
+	}
+}
+
+// rule begins a reign.
+func (d *Driver) rule(reign, term uint64) {
+	d.reign, d.term, d.acceded = reign, term, Now()
+	d.voters = map[string]int64{}
+	d.log.Info().Uint64("term", term).Msg("this server leads the control plane")
+	d.leader.Elected(Now(), d.fsm.get(), term)
+	d.holderHurry()
+	for number, e := range d.early {
+		delete(d.early, number)
+		d.arrives(e.beat, e.reply)
 	}
 }
 

@@ -426,7 +426,7 @@ func (l *Leader) step(now int64) {
 // roundDue is when the next round begins, if something waits for it. Rounds are most of what leases cost. Who is answered by one round sends the next
 // heartbeat at about one time, so that soon one round does for all: each waits a little for the others, and rounds keep a distance.
 func (l *Leader) roundDue() int64 {
-	if l.news || l.rounds == 0 {
+	if l.news {
 		return l.last
 	}
 	return max(l.wantedAt+int64(l.timing.gather()), l.rounds+int64(l.timing.roundGap()))

@@ -106,6 +106,8 @@ func TestHeartbeatIsAnsweredAfterARoundThatBeganLater(t *testing.T) {
 		s.l.Heartbeat(s.now, b, Mandate{})
 	}
 	beat(1)
+	s.now += int64(DefaultTiming.gather())
+	s.l.Tick(s.now)
 	first := s.l.Take()
 	if first.Round == 0 || len(first.Answers) > 0 {
 		t.Fatalf("%+v; a round should begin, and nobody be answered", first)

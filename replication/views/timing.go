@@ -17,8 +17,9 @@ import (
 // 0.075 + 0.068 + 0.305 = 0.448 s, and some milliseconds of disk (0.305 s if it is killed); with Tuned 0.02 + 0.03 + 0.115 = 0.165 s (0.115 s).
 //
 // So that replicas do not stop to serve while a leader is found, the lease outlasts that too: with three voters it is Heartbeat old when the next heartbeat is sent, with
-// more two of them and a moment, as is the leader's own with any number (see Leader.agree). 75 + 68 and 150 + 68 ms are less than 260 (20 + 30 and 40 + 30 less than 100),
-// and what is left is for the election.
+// more, where it is counted from the heartbeat before the one that was answered, 2*Heartbeat, as is the leader's own with any number (see Leader.agree). Then come the
+// election and the first round, which waits Heartbeat/10 for the heartbeats of all. 75 + 68 and 150 + 68 ms are less than 260 (20 + 30 and 40 + 30 less than 100), which leaves
+// 42 ms (30) for those at worst.
 type Timing struct {
 	Heartbeat    time.Duration // between the heartbeats of a replica; at least 5 ms, at most a third of Lease
 	Lease        time.Duration // for how long after a heartbeat was sent its answer lets the sender serve

@@ -340,3 +340,20 @@ func only(numbers ...uint8) func(uint8, *Heartbeat, *Mandate) {
 		}
 	}
 }
+
+// TestFirstRoundIsForAllWhoAreLeft: when the leader has been lost, the leases of all are old, and the next round is nearly an interval away.
+func TestFirstRoundIsForAllWhoAreLeft(t *testing.T) {
+	s := newStage(t, 5)
+	s.l.Elected(s.now, s.g, 5)
+	s.l.Take()
+	s.together(5, func(uint8, *Heartbeat, *Mandate) {}, 1)
+	s.l.Tick(s.now)
+	s.now += ms
+	s.together(5, func(uint8, *Heartbeat, *Mandate) {}, 2, 3, 4) // 5 has led before
+	s.now += int64(DefaultTiming.gather())
+	s.l.Tick(s.now)
+	s.l.RoundDone(s.now, s.l.Take().Round, true)
+	if got := s.granted(); !slices.Equal(got, []uint8{1, 2, 3, 4}) {
+		t.Errorf("after the first round: leases for %v", got)
+	}
+}
