@@ -15,13 +15,17 @@
 // # Leases
 //
 // A replica sends a heartbeat every Timing.Heartbeat. The leader answers when a majority has said, after the heartbeat came, that it knows
-// of no newer leader, or when there are at most three voters and the sender's own term says so; the answer lets the replica serve until Timing.Lease after it SENT the heartbeat, by its own clock. A view without a member is committed only
-// when Timing.LeaseBound has passed, by the leader's clock, since the last heartbeat of it that was answered so, and since the leader was elected. Why that is enough:
+// of no newer leader, or when heartbeats say so; the answer lets the replica serve until Timing.Lease after it SENT the heartbeat, or the one before it, by its own clock. A view without a member is committed only
+// when Timing.LeaseBound has passed, by the leader's clock, since that heartbeat arrived, the last from which a lease of the member counts, and since the leader was elected. Why that is enough:
 //
 //   - The leader that grants sees the heartbeat arrive after it was sent, so its count begins later than the holder's and is longer by the drift.
 //   - A later leader L2 counts from its election. Had L2 been elected before a heartbeat was sent, then of the majority that confirmed the older leader
 //     afterwards at least one had voted for L2 and would have named its term. So the heartbeat was sent before, and L2's count covers its lease.
 //   - The sender that says its term, read after it took the time, and the leader that looks at its own when that arrives are a majority of two or three voters: the same holds.
+//   - Of more voters a majority is gathered from heartbeats. One that gives back an answer of this leader, and no later term, says that its sender knew of none after that answer: so after all
+//     heartbeats that had arrived before it. Only what comes a heartbeat later can say that, so a lease counts from the heartbeat before the one that is answered; of its sender that one says enough.
+//   - Voters are those of raft's latest configuration as the leader reads it then. A later leader whom the leaders between do not explain was elected by that one or a neighbour of it,
+//     with one voter more or less: raft changes the next only when the last is committed. Majorities of neighbours have a voter in common.
 //
 // # Raft's servers and the group's slots
 //
