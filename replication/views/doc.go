@@ -24,8 +24,10 @@
 //   - A later leader L2 counts from its election. Had L2 been elected before a heartbeat was sent, then of the majority that confirmed the older leader
 //     afterwards at least one had voted for L2 and would have named its term. So the heartbeat was sent before, and L2's count covers its lease.
 //   - The sender that says its term, read after it took the time, and the leader that looks at its own when that arrives are a majority of two or three voters: the same holds.
-//   - With more, each heartbeat gives back the leader's answer that its sender had when it read its term. The leader has given that after the heartbeat before had come. So
-//     each voter of the majority has named its term at a time after that heartbeat was sent: the same holds.
+//   - Of more voters a majority is gathered from heartbeats. One that gives back an answer of this leader, and no later term, says that its sender knew of none after that answer: so after all
+//     heartbeats that had arrived before it. Only what comes a heartbeat later can say that, so a lease counts from the heartbeat before the one that is answered; of its sender that one says enough.
+//   - Voters are those of raft's latest configuration as the leader reads it then. A later leader whom the leaders between do not explain was elected by that one or a neighbour of it,
+//     with one voter more or less: raft changes the next only when the last is committed. Majorities of neighbours have a voter in common.
 //
 // # Raft's servers and the group's slots
 //

@@ -419,3 +419,32 @@ func TestKeptOutIsLogged(t *testing.T) {
 		t.Errorf("%d lines:\n%s", lines, &out)
 	}
 }
+
+// TestFourReplicasNeedNoRounds: what TestManyVotersNeedNoRounds says of Leader and Holder, of processes.
+func TestFourReplicasNeedNoRounds(t *testing.T) {
+	c := newCluster(t, DefaultTiming, 0, 1, 2, 3, 4)
+	c.start(1, 2, 3, 4)
+	c.serve(1, 2, 3, 4)
+	var leader uint8
+	var round, renewed uint64
+	leases := map[uint8]int64{}
+	c.until("the leases of all are renewed ten times without a round", func() bool {
+		l, now := c.leader(), uint64(0)
+		d := c.servers[l].driver
+		d.do(func() { now = d.leader.round })
+		if l != leader || now != round {
+			leader, round, renewed = l, now, 0
+		}
+		all := true
+		for n, s := range c.servers {
+			all = all && s.host.lease() > leases[n]
+		}
+		if all {
+			renewed++
+			for n, s := range c.servers {
+				leases[n] = s.host.lease()
+			}
+		}
+		return renewed > 10
+	})
+}

@@ -231,7 +231,7 @@ func (l *Leader) agree(now int64, m Mandate) {
 		if p.own {
 			base = moment{p.sent, p.arrived}
 		}
-		stale := !p.own && now-base.arrived > int64(l.timing.Heartbeat*3/2) // a round gives a longer lease
+		stale := !p.own && (base == moment{} || now-base.arrived > int64(l.timing.Heartbeat*3/2)) // a round gives a longer lease
 		if !p.own && p.server == "" || stale || l.supporters(p, base.arrived, m) < m.enough() {
 			waiting = append(waiting, p)
 			continue
@@ -241,7 +241,7 @@ func (l *Leader) agree(now int64, m Mandate) {
 	}
 	l.pending = waiting
 	if answered && !l.news {
-		l.wanted = slices.ContainsFunc(l.pending, func(p pending) bool { return !p.own })
+		l.wanted = l.wanted && slices.ContainsFunc(l.pending, func(p pending) bool { return !p.own && l.unasked(p) })
 	}
 }
 
@@ -291,6 +291,9 @@ func (l *Leader) relies(now int64) bool {
 	return l.vouched != 0 && now-l.vouched < int64(2*l.timing.Heartbeat)
 }
 
+// unasked: no round under way will answer the heartbeat.
+func (l *Leader) unasked(p pending) bool { return p.round > l.round }
+
 // want begins a round, in a moment.
 func (l *Leader) want(now int64) {
 	if !l.wanted {
@@ -301,7 +304,7 @@ func (l *Leader) want(now int64) {
 // missed is when an own heartbeat that is not echoed needs a round after all; none waits: never.
 func (l *Leader) missed() int64 {
 	for _, p := range l.pending {
-		if p.own {
+		if p.own && l.unasked(p) {
 			return p.arrived + int64(l.timing.Heartbeat*3/2)
 		}
 	}

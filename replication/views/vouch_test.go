@@ -357,3 +357,83 @@ func TestFirstRoundIsForAllWhoAreLeft(t *testing.T) {
 		t.Errorf("after the first round: leases for %v", got)
 	}
 }
+
+// TestNoSecondRoundForWhatOneAnswers: a round that takes its time is not helped by another one.
+func TestNoSecondRoundForWhatOneAnswers(t *testing.T) {
+	interval := int64(DefaultTiming.Heartbeat)
+	for name, begin := range map[string]func(*stage) (waits uint8){
+		"an own heartbeat that nobody has sent back": func(s *stage) uint8 {
+			s.l.vouched = s.now
+			s.together(5, func(uint8, *Heartbeat, *Mandate) {}, 1)
+			for s.l.roundBegins() == 0 {
+				s.now += ms
+				s.l.Tick(s.now)
+			}
+			return 1
+		},
+		"one that says nothing, when those of the others have answered each other": func(s *stage) uint8 {
+			s.together(5, func(uint8, *Heartbeat, *Mandate) {}, 1, 2, 3, 4, 5)
+			s.now += int64(DefaultTiming.gather())
+			s.l.Tick(s.now)
+			s.l.RoundDone(s.now, s.l.roundBegins(), true)
+			echo := s.l.Take().Answers[0].Echo
+			later := func(n uint8, b *Heartbeat, _ *Mandate) {
+				if b.Echo = echo; n == 2 {
+					b.Term = 6
+				}
+			}
+			s.now += interval
+			s.together(5, later, 1, 2)
+			s.now += int64(DefaultTiming.gather())
+			s.l.Tick(s.now)
+			if s.l.roundBegins() == 0 {
+				s.t.Fatal("no round begins")
+			}
+			if got := s.together(5, later, 3, 4, 5); len(got) == 0 {
+				s.t.Fatal("the heartbeats of the others do not answer each other")
+			}
+			return 2
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := newStage(t, 5)
+			s.l.Elected(s.now, s.g, 5)
+			waits := begin(s)
+			ticks := func() {
+				for end := s.now + interval; s.now < end; s.now += ms {
+					s.l.Tick(s.now)
+					if s.l.roundBegins() != 0 {
+						t.Fatal("another round begins")
+					}
+				}
+			}
+			ticks()
+			s.l.RoundDone(s.now, s.l.round, true)
+			if got := s.granted(); !slices.Contains(got, waits) {
+				t.Errorf("after the round: leases for %v", got)
+			}
+			ticks()
+		})
+	}
+}
+
+// roundBegins is the number of the round that begins, or 0. Answers stay.
+func (l *Leader) roundBegins() uint64 {
+	round := l.out.Round
+	l.out.Round = 0
+	return round
+}
+
+// TestFirstHeartbeatHasNoneBefore: by a clock that has just begun, the zero moment would be one from which a lease may count.
+func TestFirstHeartbeatHasNoneBefore(t *testing.T) {
+	s := newStage(t, 5)
+	s.now = 10 * ms
+	s.l.Elected(s.now, s.g, 5)
+	s.l.Take()
+	all := func(n uint8, b *Heartbeat, _ *Mandate) { b.Echo = Echo{Term: 5, Stamp: s.now} }
+	for n, a := range s.together(5, all, 1, 2, 3, 4, 5) {
+		if n != 1 {
+			t.Errorf("replica %d has a lease that counts from %d", n, a.Since)
+		}
+	}
+}
