@@ -28,7 +28,7 @@ const (
 	fetchBytes   = 64 << 10              // of one FETCH, about: how long the lane of the serving member is locked
 	fetchLanes   = 4                     // that are asked for at one time
 	catchUpSlack = 10 * time.Millisecond // of the pace that may be made up for, where a timer came late
-	catchUpRate  = 32 << 20              // bytes a second; docs/testing-chaos.md says what clients notice
+	catchUpRate  = 24 << 20              // bytes a second; docs/testing-chaos.md says what clients notice
 )
 
 // begin starts to fetch, or has the one who does look again.
