@@ -25,6 +25,7 @@ type rule struct {
 	// rare rules are missed only where several things come together, and take long to show: `make mutate`.
 	rare  bool
 	duels bool   // viewRules: the simulation of duels shows it
+	after uint64 // viewRules: the seed after which to look, where what is missed is missed once in thousands; one that is near has been found by trying more
 	finds string // regular expression that this matches without the rule, and only then
 }
 

@@ -53,7 +53,7 @@ var viewRules = []rule{
 		edits: []edit{{"view.go", gathersAnew, `		case off && op != nil && op.ts.Step != 0 && !op.replay:
 			op.acked &= kept
 ` + gathersAnew}},
-		duels: true,
+		duels: true, after: 2000,
 	},
 	{
 		name: "a replay gathers anew in each view",
@@ -256,8 +256,8 @@ const (
 
 // With all rules in place one run is enough for all that are shown alike.
 var (
-	wholeViews = sync.OnceValue(func() string { return simulateKind((*simConfig).onlyViews, wholeSeeds) })
-	wholeDuels = sync.OnceValue(func() string { return simulateKind((*simConfig).onlyDuels, wholeSeeds) })
+	wholeViews = sync.OnceValue(func() string { return simulateKind((*simConfig).onlyViews, 0, wholeSeeds) })
+	wholeDuels = sync.OnceValue(func() string { return simulateKind((*simConfig).onlyDuels, 0, wholeSeeds) })
 )
 
 func init() {
@@ -275,19 +275,19 @@ func init() {
 			if ruleOff == "" {
 				return whole()
 			}
-			return simulateKind(kind, simulatedSeeds)
+			return simulateKind(kind, r.after, simulatedSeeds)
 		}
 	}
 }
 
-// simulateKind simulates groups of a kind, until one goes wrong.
-func simulateKind(kind func(*simConfig), seeds int) string {
-	bad, _ := eachSeed(1, seeds, 1, func(seed uint64) string {
+// simulateKind simulates groups of a kind, until one goes wrong, with so many seeds after one.
+func simulateKind(kind func(*simConfig), after uint64, seeds int) string {
+	bad, _ := eachSeed(after+1, seeds, 1, func(seed uint64) string {
 		_, wrong := simulate(seed, simHooks{config: kind}, nil)
 		return wrong
 	})
 	if len(bad) == 0 {
-		return fmt.Sprintf("nothing in %d seeds", seeds)
+		return fmt.Sprintf("nothing in the %d seeds after %d", seeds, after)
 	}
 	first := slices.MinFunc(bad, func(a, b badSeed) int { return int(a.seed) - int(b.seed) })
 	off := ruleOff
