@@ -290,6 +290,17 @@ func (c *cluster) closeAll() {
 	}
 }
 
+// leadsNot waits until another server than n leads, to which n hands over if it has to.
+func (c *cluster) leadsNot(n uint8) {
+	c.until(fmt.Sprintf("another server than %d leads", n), func() bool {
+		if c.leader() == n {
+			c.servers[n].driver.raft.LeadershipTransfer().Error()
+			return false
+		}
+		return true
+	})
+}
+
 // patience bounds every wait: a test that has to wait for so long has failed.
 const patience = 30 * time.Second
 

@@ -312,13 +312,7 @@ func TestWitnessIsLookedInOn(t *testing.T) {
 	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
 	c.start(1, 2, 3)
 	c.serve(1, 2)
-	c.until("a replica leads", func() bool {
-		if c.leader() == 3 {
-			c.servers[3].driver.raft.LeadershipTransfer().Error()
-			return false
-		}
-		return true
-	})
+	c.leadsNot(3)
 	d := c.servers[c.leader()].driver
 	confirmed := func() (at int64) {
 		c.ask(d.cfg.Number, func(d *Driver) { at = d.voters[c.servers[3].driver.cfg.Store.Server()] })
@@ -339,13 +333,7 @@ func TestWitnessIsAskedBeforeItCountsAsSilent(t *testing.T) {
 	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
 	c.start(1, 2, 3)
 	c.serve(1, 2)
-	c.until("a replica leads", func() bool {
-		if c.leader() == 3 {
-			c.servers[3].driver.raft.LeadershipTransfer().Error()
-			return false
-		}
-		return true
-	})
+	c.leadsNot(3)
 	leader := c.leader()
 	witness := c.servers[3].driver.cfg.Store.Server()
 	forget := func() {
@@ -384,13 +372,7 @@ func TestNewLeaderDoesNotSlanderTheWitness(t *testing.T) {
 	c := newCluster(t, DefaultTiming, 3, 1, 2, 3)
 	c.start(1, 2, 3)
 	c.serve(1, 2)
-	c.until("a replica leads", func() bool {
-		if c.leader() == 3 {
-			c.servers[3].driver.raft.LeadershipTransfer().Error()
-			return false
-		}
-		return true
-	})
+	c.leadsNot(3)
 	for acceded, want := range map[int64]string{Now() + int64(time.Hour): "it has not answered the new leader yet", 0: "it does not answer"} {
 		c.ask(c.leader(), func(d *Driver) {
 			before, heard := d.acceded, d.voters

@@ -183,18 +183,17 @@ func (l *Leader) Heartbeat(now int64, h Heartbeat, m Mandate) {
 	if !m.Own {
 		l.together(now)
 	}
-	few := len(m.Others) <= fewOthers
+	atOnce := vouches && len(m.Others) <= fewOthers
+	if atOnce {
+		l.vouched = now
+		l.agree(now, m)
+	}
 	if !l.group.View.Has(h.From) || p.beat.Leaving {
-		if vouches && few {
-			l.agree(now, m)
-		}
 		l.step(now)
 		l.answer(h.From, h.Sent, 0, l.whyOut(now, h.From, p))
 		return
 	}
-	if vouches && few {
-		l.vouched = now
-		l.agree(now, m)
+	if atOnce {
 		l.step(now)
 		l.decide(now, waits, moment{h.Sent, now}, true)
 		return
